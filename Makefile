@@ -1,0 +1,68 @@
+# basin. `make help` lists the targets.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+CC      ?= cc
+CLANG   ?= clang
+NVCC    ?= nvcc
+CUDA    ?= auto
+FLAVOUR ?= release
+WERROR  ?=
+PREFIX  ?= /usr/local
+DESTDIR ?=
+OUT     := build/$(FLAVOUR)
+VERSION := 0.1.0
+
+# The libraries, named once: Debian package -> header that proves it is there.
+APT_LIBS  := libjansson-dev liblz4-dev libxxhash-dev libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev
+APT_TOOLS := gcc make git
+APT_TESTS := libcmocka-dev clang clang-format libclang-rt-14-dev libomp-14-dev valgrind strace bats jq python3 lz4 time
+HEADERS   := jansson.h lz4frame.h xxhash.h pcre2.h utf8proc.h zlib.h zstd.h
+LIBS      := -ljansson -llz4 -lxxhash -lpcre2-8 -lutf8proc -lm -pthread
+
+WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wcast-qual -Wvla -Wundef $(if $(WERROR),-Werror)
+CFLAGS  ?= -O2 -g
+ALL_CFLAGS = -std=c11 $(CFLAGS) $(SAN) $(WARN) -fopenmp -I. -D_GNU_SOURCE -DPCRE2_CODE_UNIT_WIDTH=8 -DBASIN_VERSION='"$(VERSION)"' -MMD -MP
+KERNEL_CFLAGS = -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off
+X86 := $(filter x86_64,$(shell uname -m))
+ISA_avx2   := $(if $(X86),-mavx2 -mfma -mf16c)
+ISA_avx512 := $(if $(X86),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mavx512vnni -mfma -mf16c -mprefer-vector-width=512)
+SAN_asan  := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SAN_ubsan := -fsanitize=undefined -fno-sanitize-recover=all
+SAN_tsan  := -fsanitize=thread
+SAN = $(SAN_$(FLAVOUR))
+
+HAVE_NVCC := $(shell command -v $(NVCC) 2>/dev/null)
+CUDA_ON   := $(if $(filter 1,$(CUDA)),1,$(if $(filter 0,$(CUDA)),,$(if $(and $(HAVE_NVCC),$(wildcard kernels/cuda/*.cu)),1)))
+
+# one.c      compiled as it is; NAME_avx2.c, NAME_avx512.c with that instruction set.
+SRC  := $(filter-out $(if $(CUDA_ON),kernels/cuda_none.c),$(wildcard base/*.c io/*.c kernels/*.c kernels/*/*.c core/*.c jobs/*.c))
+OBJ  := $(SRC:%.c=$(OUT)/%.o)
+CMD  := $(patsubst %.c,$(OUT)/%.o,$(wildcard cmd/*.c))
+LIB  := $(OUT)/libbasin.a
+BIN  := $(OUT)/basin
+TEST_SUPPORT := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/support_*.c))
+TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(wildcard tests/test_*.c))
+
+.PHONY: all check-deps
+all: check-deps $(BIN) ## build build/release/basin (FLAVOUR, CC, CFLAGS, CUDA=auto|0|1 honoured)
+	@ln -sfn $(FLAVOUR)/basin build/basin
+	@echo "built $(BIN) (CUDA: $(if $(CUDA_ON),yes,no))"
+
+check-deps:
+	@for h in $(HEADERS); do echo "#include <stddef.h>"; echo "#include <$$h>"; done | \
+	  $(CC) -DPCRE2_CODE_UNIT_WIDTH=8 -fsyntax-only -x c - 2>/dev/null || { \
+	  echo "A library is missing. Run: make setup    (or: apt-get install -y $(APT_LIBS))" >&2; exit 1; }
+
+$(OUT)/kernels/%.o: ALL_CFLAGS += $(KERNEL_CFLAGS) $(ISA_$(lastword $(subst _, ,$(basename $(notdir $@)))))
+$(OUT)/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -c $< -o $@
+$(LIB): $(OBJ)
+	@rm -f $@
+	ar rcs $@ $^
+$(BIN): $(CMD) $(LIB)
+	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -o $@
+$(OUT)/tests/%: $(OUT)/tests/%.o $(TEST_SUPPORT) $(LIB)
+	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(WRAP_$*) $(LIBS) -lcmocka -o $@
+.SECONDARY:
+-include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d)
