@@ -1,0 +1,335 @@
+#include "core/arch.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    MAX_DIM = 1 << 24,
+    MAX_LAYERS = 4096
+}; /* far above any model; keeps every product in 63 bits */
+
+// "config.json:12: $.hidden_size: " in front of what is wrong there.
+static enum status bad(const struct json *j, const char *key, enum status code, struct err *e,
+                       const char *what) {
+    char path[192];
+    snprintf(path, sizeof path, "$.%s", key);
+    return err_fail(e, code, "%s:%d: %s: %s", json_borrow_label(j), json_line(j, path), path, what);
+}
+
+static enum status wrong_kind(const struct json *j, const char *key, const struct jnode *v,
+                              const char *want, struct err *e) {
+    char what[96];
+    snprintf(what, sizeof what, "must be %s, not %s", want, json_kind_name(json_kind_of(v)));
+    return bad(j, key, E_FORMAT, e, what);
+}
+
+static enum status read_act(enum act_kind *out, const struct json *j, const struct jnode *v,
+                            struct err *e) {
+    static const struct {
+        const char *name;
+        enum act_kind act;
+    } acts[] = {{"silu", ACT_SILU},
+                {"swish", ACT_SILU},
+                {"gelu", ACT_GELU_ERF},
+                {"gelu_new", ACT_GELU_TANH},
+                {"gelu_pytorch_tanh", ACT_GELU_TANH},
+                {"relu", ACT_RELU}};
+    if (json_kind_of(v) != JSON_STR) return wrong_kind(j, "hidden_act", v, "a string", e);
+    for (size_t i = 0; i < COUNTOF(acts); i++) {
+        if (strcmp(json_str(v, NULL), acts[i].name) == 0) {
+            *out = acts[i].act;
+            return OK;
+        }
+    }
+    char what[96];
+    snprintf(what, sizeof what, "activation \"%.40s\" is not known", json_str(v, NULL));
+    return bad(j, "hidden_act", E_UNSUPPORTED, e, what);
+}
+
+/* ---- rope_scaling ---- */
+
+static enum status rope_number(double *out, const struct json *j, const char *object,
+                               const struct jnode *v, const char *key, double least, bool required,
+                               struct err *e) {
+    char path[96];
+    snprintf(path, sizeof path, "%s.%s", object, key);
+    const struct jnode *x = json_get(v, key);
+    if (x == NULL || json_kind_of(x) == JSON_NIL) {
+        return required ? bad(j, object, E_FORMAT, e,
+                              key[0] == 'f' ? "\"factor\" is missing"
+                                            : "a number of this rope type is missing")
+                        : OK;
+    }
+    if (json_kind_of(x) != JSON_INT && json_kind_of(x) != JSON_NUM) {
+        return wrong_kind(j, path, x, "a number", e);
+    }
+    *out = json_num(x);
+    if (!(*out >= least && *out <= 1e12)) return bad(j, path, E_FORMAT, e, "out of range");
+    return OK;
+}
+
+static enum status rope_keys_known(const struct json *j, const char *object, const struct jnode *v,
+                                   struct err *e) {
+    static const char *const known[] = {"type",
+                                        "rope_type",
+                                        "rope_theta",
+                                        "factor",
+                                        "low_freq_factor",
+                                        "high_freq_factor",
+                                        "original_max_position_embeddings",
+                                        "beta_fast",
+                                        "beta_slow",
+                                        "mscale",
+                                        "mscale_all_dim",
+                                        "attention_factor",
+                                        "truncate",
+                                        "finetuned"};
+    for (struct json_iter it = json_iter(v); it.key != NULL; json_next(&it)) {
+        bool ok = false;
+        for (size_t i = 0; i < COUNTOF(known); i++) ok = ok || strcmp(it.key, known[i]) == 0;
+        if (ok) continue;
+        char path[160];
+        snprintf(path, sizeof path, "%s.%.80s", object, it.key);
+        return bad(j, path, E_UNSUPPORTED, e, "unknown field");
+    }
+    return OK;
+}
+
+static enum status rope_kind(enum arch_rope_kind *out, const struct json *j, const char *object,
+                             const struct jnode *v, struct err *e) {
+    static const char *const names[] = {"default", "linear", "llama3", "yarn"};
+    const struct jnode *type = json_get(v, "rope_type");
+    if (type == NULL) type = json_get(v, "type");
+    if (type == NULL) return bad(j, object, E_FORMAT, e, "\"rope_type\" is missing");
+    if (json_kind_of(type) != JSON_STR) return wrong_kind(j, object, type, "a rope_type string", e);
+    for (size_t i = 0; i < COUNTOF(names); i++) {
+        if (strcmp(json_str(type, NULL), names[i]) == 0) {
+            *out = (enum arch_rope_kind)i;
+            return OK;
+        }
+    }
+    char what[160];
+    snprintf(what, sizeof what,
+             "rope type \"%.30s\" is not supported (its base changes with the length, or it is "
+             "unknown); "
+             "default, linear, llama3 and yarn are",
+             json_str(type, NULL));
+    return bad(j, object, E_UNSUPPORTED, e, what);
+}
+
+static enum status read_rope(struct arch *a, const struct json *j, const char *object,
+                             const struct jnode *v, struct err *e) {
+    enum status st = OK;
+    struct arch_rope *r = &a->rope;
+    if (json_kind_of(v) == JSON_NIL) return OK;
+    if (json_kind_of(v) != JSON_OBJ) return wrong_kind(j, object, v, "an object or null", e);
+    TRY(rope_keys_known(j, object, v, e));
+    TRY(rope_kind(&r->kind, j, object, v, e));
+    TRY(rope_number(&r->theta, j, object, v, "rope_theta", 1e-6, false, e));
+    if (r->kind == ROPE_PLAIN) goto done;
+    TRY(rope_number(&r->factor, j, object, v, "factor", 1e-6, true, e));
+    double original = 0;
+    TRY(rope_number(&original, j, object, v, "original_max_position_embeddings", 1,
+                    r->kind == ROPE_LLAMA3, e));
+    r->n_ctx_original = (int64_t)original;
+    if (r->kind == ROPE_LLAMA3) {
+        TRY(rope_number(&r->low_freq_factor, j, object, v, "low_freq_factor", 1e-6, true, e));
+        TRY(rope_number(&r->high_freq_factor, j, object, v, "high_freq_factor", 1e-6, true, e));
+        if (r->high_freq_factor <= r->low_freq_factor) {
+            TRY(bad(j, object, E_FORMAT, e, "high_freq_factor must be above low_freq_factor"));
+        }
+    }
+    TRY(rope_number(&r->beta_fast, j, object, v, "beta_fast", 1e-6, false, e));
+    TRY(rope_number(&r->beta_slow, j, object, v, "beta_slow", 1e-6, false, e));
+    TRY(rope_number(&r->mscale, j, object, v, "mscale", 0, false, e));
+    TRY(rope_number(&r->mscale_all, j, object, v, "mscale_all_dim", 0, false, e));
+    TRY(rope_number(&r->attention_factor, j, object, v, "attention_factor", 1e-6, false, e));
+    const struct jnode *truncate = json_get(v, "truncate");
+    if (truncate != NULL && json_kind_of(truncate) == JSON_BOOL) r->truncate = json_bool(truncate);
+done:
+    return st;
+}
+
+void arch_rope_freqs(const struct arch *a, double *freq, double *mscale) {
+    const struct arch_rope *r = &a->rope;
+    const int n = (int)(a->d_head / 2);
+    const double dim = (double)a->d_head, two_pi = 2 * acos(-1.0);
+    *mscale = 1;
+    for (int k = 0; k < n; k++) freq[k] = pow(r->theta, -2.0 * k / dim);
+    if (r->kind == ROPE_LINEAR) {
+        for (int k = 0; k < n; k++) freq[k] /= r->factor;
+    } else if (r->kind == ROPE_LLAMA3) {
+        const double ctx = (double)r->n_ctx_original;
+        for (int k = 0; k < n; k++) {
+            const double turns = ctx * freq[k] / two_pi; // of this pair over the original context
+            const double share =
+                (turns - r->low_freq_factor) / (r->high_freq_factor - r->low_freq_factor);
+            const double keep = fmin(1, fmax(0, share));
+            freq[k] = (1 - keep) * freq[k] / r->factor + keep * freq[k];
+        }
+    } else if (r->kind == ROPE_YARN) {
+        const double ctx = (double)(r->n_ctx_original > 0 ? r->n_ctx_original : a->n_ctx_train);
+        double lo = dim * log(ctx / (r->beta_fast * two_pi)) / (2 * log(r->theta));
+        double hi = dim * log(ctx / (r->beta_slow * two_pi)) / (2 * log(r->theta));
+        if (r->truncate) {
+            lo = floor(lo);
+            hi = ceil(hi);
+        }
+        lo = fmax(lo, 0);
+        hi = fmin(hi, dim - 1);
+        if (lo == hi) hi += 0.001;
+        for (int k = 0; k < n; k++) {
+            const double ramp = fmin(1, fmax(0, (k - lo) / (hi - lo)));
+            freq[k] = freq[k] / r->factor * ramp + freq[k] * (1 - ramp);
+        }
+        const double base = r->factor <= 1 ? 0 : 0.1 * log(r->factor);
+        *mscale = r->attention_factor > 0 ? r->attention_factor
+                  : r->mscale > 0 && r->mscale_all > 0
+                      ? (base * r->mscale + 1) / (base * r->mscale_all + 1)
+                      : base + 1;
+    }
+}
+
+/* ---- config.json ---- */
+
+static enum status read_field(struct arch *a, const struct arch_field *f, const struct json *j,
+                              const struct jnode *v, struct err *e) {
+    char *member = (char *)a + f->offset;
+    const enum json_kind kind = json_kind_of(v);
+    if (kind == JSON_NIL && !f->required) return OK; // null means "the default"
+    switch (f->kind) {
+    case FIELD_INT: {
+        if (kind != JSON_INT) return wrong_kind(j, f->key, v, "an integer", e);
+        const int64_t n = json_int(v);
+        if (n < 1 || n > (int64_t)1 << 40) return bad(j, f->key, E_FORMAT, e, "out of range");
+        memcpy(member, &n, sizeof n);
+        return OK;
+    }
+    case FIELD_NUM: {
+        if (kind != JSON_INT && kind != JSON_NUM) return wrong_kind(j, f->key, v, "a number", e);
+        const double x = json_num(v);
+        if (!(x > 0 && x < 1e18)) return bad(j, f->key, E_FORMAT, e, "out of range");
+        memcpy(member, &x, sizeof x);
+        return OK;
+    }
+    case FIELD_BOOL: {
+        if (kind != JSON_BOOL) return wrong_kind(j, f->key, v, "true or false", e);
+        const bool b = json_bool(v);
+        memcpy(member, &b, sizeof b);
+        return OK;
+    }
+    case FIELD_FALSE:
+        if (kind == JSON_BOOL && !json_bool(v)) return OK;
+        return bad(j, f->key, E_UNSUPPORTED, e, "models that set this are not supported");
+    case FIELD_ROPE: return read_rope(a, j, f->key, v, e);
+    case FIELD_ACT: return read_act(&a->act, j, v, e);
+    case FIELD_IGNORED: break;
+    }
+    return OK;
+}
+
+static enum status read_fields(struct arch *a, const struct json *j, struct err *e) {
+    const struct arch_family *fam = a->family;
+    for (struct json_iter it = json_iter(json_root(j)); it.key != NULL; json_next(&it)) {
+        const struct arch_field *f = NULL;
+        for (int i = 0; i < fam->n_field && f == NULL; i++) {
+            if (strcmp(fam->fields[i].key, it.key) == 0) f = &fam->fields[i];
+        }
+        char what[128];
+        if (f == NULL) {
+            snprintf(what, sizeof what,
+                     "not a field of the %s family that this program accounts for", fam->name);
+            return bad(j, it.key, E_UNSUPPORTED, e, what);
+        }
+        const enum status st = read_field(a, f, j, it.value, e);
+        if (st != OK) return st;
+    }
+    for (int i = 0; i < fam->n_field; i++) {
+        const struct arch_field *f = &fam->fields[i];
+        if (f->required && json_get(json_root(j), f->key) == NULL) {
+            return bad(j, f->key, E_FORMAT, e, "missing");
+        }
+    }
+    return OK;
+}
+
+static enum status check_shape(const struct arch *a, const struct json *j, struct err *e) {
+    const struct {
+        const char *key;
+        int64_t value, most;
+    } limits[] = {
+        {"hidden_size", a->d_model, MAX_DIM},      {"intermediate_size", a->d_ff, MAX_DIM},
+        {"vocab_size", a->n_vocab, MAX_DIM},       {"num_hidden_layers", a->n_layer, MAX_LAYERS},
+        {"num_attention_heads", a->n_head, 65536}, {"head_dim", a->d_head, 65536}};
+    for (size_t i = 0; i < COUNTOF(limits); i++) {
+        if (limits[i].value < 1 || limits[i].value > limits[i].most) {
+            return bad(j, limits[i].key, E_FORMAT, e, "out of range");
+        }
+    }
+    if (a->d_head % 2 != 0)
+        return bad(j, "head_dim", E_FORMAT, e, "must be even for rotary positions");
+    if (a->n_head % a->n_kv != 0) {
+        return bad(j, "num_key_value_heads", E_FORMAT, e, "must divide num_attention_heads");
+    }
+    if (a->window > 0 && a->family->window == WINDOW_NONE) {
+        return bad(j, "sliding_window", E_UNSUPPORTED, e,
+                   "this family has no layers with a window");
+    }
+    return OK;
+}
+
+enum status arch_read(struct arch *a, const struct json *config, struct err *e) {
+    enum status st = OK;
+    const struct jnode *root = json_root(config);
+    memset(a, 0, sizeof *a);
+    if (json_kind_of(root) != JSON_OBJ) {
+        FAIL(e, E_FORMAT, "%s:1: must be an object", json_borrow_label(config));
+    }
+    const struct jnode *type = json_get(root, "model_type");
+    if (type == NULL) TRY(bad(config, "model_type", E_FORMAT, e, "missing"));
+    if (json_kind_of(type) != JSON_STR) TRY(wrong_kind(config, "model_type", type, "a string", e));
+    a->family = arch_family_find(json_str(type, NULL));
+    if (a->family == NULL) {
+        char what[128];
+        snprintf(what, sizeof what,
+                 "\"%.40s\" is not a family this version knows (llama, Yi, mistral)",
+                 json_str(type, NULL));
+        TRY(bad(config, "model_type", E_UNSUPPORTED, e, what));
+    }
+    a->rope = (struct arch_rope){
+        .theta = 10000, .factor = 1, .beta_fast = 32, .beta_slow = 1, .truncate = true};
+    TRY(read_fields(a, config, e));
+    if (a->n_kv == 0) a->n_kv = a->n_head;
+    if (a->d_head == 0) {
+        if (a->d_model % a->n_head != 0) {
+            TRY(bad(config, "num_attention_heads", E_FORMAT, e, "must divide hidden_size"));
+        }
+        a->d_head = a->d_model / a->n_head;
+    }
+    TRY(check_shape(a, config, e));
+done:
+    return st;
+}
+
+int64_t arch_dim(const struct arch *a, enum arch_dim d) {
+    switch (d) {
+    case DIM_ONE: return 1;
+    case DIM_MODEL: return a->d_model;
+    case DIM_HEADS: return a->n_head * a->d_head;
+    case DIM_KV: return a->n_kv * a->d_head;
+    case DIM_FF: return a->d_ff;
+    case DIM_VOCAB: return a->n_vocab;
+    }
+    return 0;
+}
+
+bool arch_has(const struct arch *a, const struct arch_tensor *t) {
+    switch (t->when) {
+    case WHEN_ALWAYS: return true;
+    case WHEN_UNTIED: return !a->tied;
+    case WHEN_ATTN_BIAS: return a->attn_bias;
+    case WHEN_MLP_BIAS: return a->mlp_bias;
+    }
+    return false;
+}

@@ -1,0 +1,279 @@
+#include "core/forward.h"
+
+#include "base/mem.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- buffers ---- */
+
+enum status fwd_open(struct fwd **out, const struct model_on *mo, int64_t n_row, struct err *e) {
+    enum status st = OK;
+    struct fwd *f = NULL;
+    const struct arch *a = model_arch(mo->model);
+    struct dev *d = mo->dev;
+    *out = NULL;
+    TRY(mem_zalloc(&f, 1, sizeof *f, e));
+    f->mo = mo;
+    f->n_row_most = n_row;
+    const struct {
+        struct buf **buf;
+        enum buf_kind kind;
+        int64_t n_col;
+    } wanted[] = {{&f->ids, BUF_ID, 1},
+                  {&f->targets, BUF_ID, 1},
+                  {&f->pos_abs, BUF_POS, 1},
+                  {&f->pos_query, BUF_POS, 1},
+                  {&f->ang_abs, BUF_ANGLE, a->d_head},
+                  {&f->ang_query, BUF_ANGLE, a->d_head},
+                  {&f->x, BUF_ACT, a->d_model},
+                  {&f->h, BUF_ACT, a->d_model},
+                  {&f->q, BUF_ACT, a->n_head * a->d_head},
+                  {&f->q_sink, BUF_ACT, a->n_head * a->d_head},
+                  {&f->o, BUF_ACT, a->n_head * a->d_head},
+                  {&f->k, BUF_ACT, a->n_kv * a->d_head},
+                  {&f->v, BUF_ACT, a->n_kv * a->d_head},
+                  {&f->gate, BUF_ACT, a->d_ff},
+                  {&f->up, BUF_ACT, a->d_ff},
+                  {&f->logp, BUF_LOGP, 1}};
+    for (size_t i = 0; i < COUNTOF(wanted); i++) {
+        TRY(buf_new(wanted[i].buf, d, wanted[i].kind, n_row, wanted[i].n_col, e));
+    }
+    TRY(mem_zalloc(&f->classes, (size_t)mo->n_class, sizeof(struct fwd_class), e));
+    *out = f;
+    f = NULL;
+done:
+    fwd_close(f);
+    return st;
+}
+
+void fwd_close(struct fwd *f) {
+    if (f == NULL) return;
+    struct buf *const all[] = {f->ids,       f->targets, f->pos_abs, f->pos_query, f->ang_abs,
+                               f->ang_query, f->x,       f->h,       f->q,         f->q_sink,
+                               f->o,         f->k,       f->v,       f->gate,      f->up,
+                               f->logp,      f->work_k,  f->work_v,  f->logits};
+    for (size_t i = 0; i < COUNTOF(all); i++) buf_free(all[i]);
+    for (int c = 0; f->classes != NULL && c < f->mo->n_class; c++) {
+        buf_free(f->classes[c].seg);
+        mem_free(f->classes[c].host);
+        mem_free(f->classes[c].place);
+    }
+    mem_free(f->classes);
+    mem_free(f);
+}
+
+enum status fwd_keep_logits(struct fwd *f, struct err *e) {
+    if (f->logits != NULL) return OK;
+    return buf_new(&f->logits, f->mo->dev, BUF_ACT, f->n_row_most,
+                   model_arch(f->mo->model)->n_vocab, e);
+}
+
+// A buffer of at least `rows` rows; what it held is lost.
+static enum status at_least(struct buf **b, const struct fwd *f, enum buf_kind kind, int64_t rows,
+                            int64_t n_col, struct err *e) {
+    if (*b != NULL && buf_rows(*b) >= rows) return OK;
+    const int64_t old = *b != NULL ? buf_rows(*b) : 0;
+    buf_free(*b);
+    *b = NULL;
+    return buf_new(b, f->mo->dev, kind, rows > old + old / 2 ? rows : old + old / 2, n_col, e);
+}
+
+/* ---- who sees what, for this block ---- */
+
+static enum status plan_class(struct fwd *f, int cls, const struct fwd_part *parts, int n_part,
+                              int64_t *n_work, struct err *e) {
+    enum status st = OK;
+    struct fwd_class *fc = &f->classes[cls];
+    const struct vis_class *vc = &f->mo->classes[cls];
+    int64_t at = 0, n_seg = 0;
+    TRY(mem_grow(&fc->place, &fc->place_cap, (size_t)n_part, sizeof(struct fwd_place), e));
+    for (int i = 0; i < n_part; i++) {
+        const struct cache *c = parts[i].cache;
+        const struct vis_rule *r = cache_rule(c);
+        const int64_t pos = cache_pos(c), n_sink = vis_cache_sinks(r, vc);
+        const int64_t low = vis_cache_low(r, vc, pos), count = vis_count(r, vc, pos, parts[i].n);
+        fc->place[i].row = at;
+        TRY(mem_grow(&fc->host, &fc->host_cap, (size_t)(n_seg + count), sizeof(struct dev_seg), e));
+        vis_segments(r, vc, pos, parts[i].n, parts[i].row, fc->host + n_seg);
+        for (int64_t s = n_seg; s < n_seg + count; s++) {
+            struct dev_seg *g = &fc->host[s];
+            g->sink_row = at;
+            // Position j >= low lies at row at + n_sink + (j - low): while nothing has been evicted that is
+            // at + j for the sinks as well, which is how a dense prefill sees them.
+            g->old_pos = low == n_sink ? 0 : low;
+            g->old_row = low == n_sink ? at : at + n_sink;
+            g->own_row = at + n_sink + (g->pos - low);
+        }
+        n_seg += count;
+        at += cache_rows(c, cls) + parts[i].n;
+    }
+    fc->n_seg = (int)n_seg;
+    if (at > *n_work) *n_work = at;
+    TRY(at_least(&fc->seg, f, BUF_SEG, n_seg, 1, e));
+    dev_write(f->mo->dev, fc->seg, 0, n_seg, fc->host);
+done:
+    return st;
+}
+
+static enum status plan_positions(struct fwd *f, const struct fwd_part *parts, int n_part,
+                                  int64_t n_row, struct err *e) {
+    enum status st = OK;
+    int64_t *abs = NULL, *query = NULL;
+    const struct vis_class any = {0}; // sinks are met by layers without a window of their own
+    TRY(mem_zalloc(&abs, (size_t)n_row, sizeof *abs, e));
+    TRY(mem_zalloc(&query, (size_t)n_row, sizeof *query, e));
+    f->sinks_turn = false;
+    for (int i = 0; i < n_part; i++) {
+        const struct vis_rule *r = cache_rule(parts[i].cache);
+        for (int64_t k = 0; k < parts[i].n; k++) {
+            const int64_t t = cache_pos(parts[i].cache) + k, at = parts[i].row + k;
+            abs[at] = t;
+            query[at] = vis_query_pos(r, &any, t);
+            f->sinks_turn = f->sinks_turn || (r->n_sink > 0 && query[at] != t);
+        }
+    }
+    dev_write(f->mo->dev, f->pos_abs, 0, n_row, abs);
+    dev_write(f->mo->dev, f->pos_query, 0, n_row, query);
+done:
+    mem_free(abs);
+    mem_free(query);
+    return st;
+}
+
+static enum status plan(struct fwd *f, const struct fwd_part *parts, int n_part, int64_t n_row,
+                        struct err *e) {
+    enum status st = OK;
+    const struct arch *a = model_arch(f->mo->model);
+    int64_t n_work = 0;
+    for (int c = 0; c < f->mo->n_class; c++) TRY(plan_class(f, c, parts, n_part, &n_work, e));
+    TRY(at_least(&f->work_k, f, BUF_KV, n_work, a->n_kv * a->d_head, e));
+    TRY(at_least(&f->work_v, f, BUF_KV, n_work, a->n_kv * a->d_head, e));
+    TRY(plan_positions(f, parts, n_part, n_row, e));
+    for (int i = 0; i < n_part; i++) {
+        if (parts[i].keep) TRY(cache_reserve(parts[i].cache, parts[i].n, e));
+    }
+done:
+    return st;
+}
+
+/* ---- the mathematics ---- */
+
+static void attention(struct fwd *f, int64_t l, struct wt *const *w, const struct fwd_part *parts,
+                      int n_part, int64_t n_row) {
+    const struct arch *a = model_arch(f->mo->model);
+    struct dev *d = f->mo->dev;
+    const int cls = f->mo->class_of_layer[l];
+    const struct fwd_class *fc = &f->classes[cls];
+    const struct dev_rope rope_q = {(int)a->n_head, (int)a->d_head, (int)a->d_head,
+                                    a->family->rope_interleaved};
+    const struct dev_rope rope_k = {(int)a->n_kv, (int)a->d_head, (int)a->d_head,
+                                    a->family->rope_interleaved};
+
+    dev_linear(d, f->q, f->h, w[ARCH_Q], w[ARCH_Q_BIAS], n_row);
+    dev_linear(d, f->k, f->h, w[ARCH_K], w[ARCH_K_BIAS], n_row);
+    dev_linear(d, f->v, f->h, w[ARCH_V], w[ARCH_V_BIAS], n_row);
+
+    // Keys turn once, to their absolute position; queries twice, for window keys and for sinks.
+    dev_rope(d, f->k, f->k, f->ang_abs, &rope_k, n_row);
+    if (f->sinks_turn) dev_rope(d, f->q_sink, f->q, f->ang_query, &rope_q, n_row);
+    dev_rope(d, f->q, f->q, f->ang_abs, &rope_q, n_row);
+
+    for (int i = 0; i < n_part; i++) {
+        cache_load(parts[i].cache, l, f->work_k, f->work_v, fc->place[i].row);
+    }
+    dev_kv_store(d, f->work_k, f->k, fc->seg, fc->n_seg);
+    dev_kv_store(d, f->work_v, f->v, fc->seg, fc->n_seg);
+    const struct dev_attend at = {.out = f->o,
+                                  .q_win = f->q,
+                                  .q_sink = f->sinks_turn ? f->q_sink : f->q,
+                                  .k = f->work_k,
+                                  .v = f->work_v,
+                                  .seg = fc->seg,
+                                  .n_seg = fc->n_seg,
+                                  .n_head = (int)a->n_head,
+                                  .n_kv = (int)a->n_kv,
+                                  .d_head = (int)a->d_head,
+                                  .scale = 1 / sqrt((double)a->d_head)};
+    dev_attend(d, &at, n_row);
+    for (int i = 0; i < n_part; i++) {
+        if (parts[i].keep) {
+            cache_store(parts[i].cache, l, f->work_k, f->work_v, fc->place[i].row, parts[i].n);
+        }
+    }
+    dev_linear(d, f->h, f->o, w[ARCH_O], w[ARCH_O_BIAS], n_row);
+}
+
+static void mlp(struct fwd *f, struct wt *const *w, int64_t n_row) {
+    struct dev *d = f->mo->dev;
+    dev_linear(d, f->gate, f->h, w[ARCH_GATE], w[ARCH_GATE_BIAS], n_row);
+    dev_linear(d, f->up, f->h, w[ARCH_UP], w[ARCH_UP_BIAS], n_row);
+    dev_act(d, f->gate, f->gate, f->up, model_arch(f->mo->model)->act, n_row);
+    dev_linear(d, f->h, f->gate, w[ARCH_DOWN], w[ARCH_DOWN_BIAS], n_row);
+}
+
+static void norm(struct fwd *f, const struct wt *weight, int64_t n_row) {
+    const struct arch *a = model_arch(f->mo->model);
+    const struct dev_norm p = {
+        .kind = a->family->norm, .eps = a->norm_eps, .weight = weight, .n_group = 1};
+    dev_norm(f->mo->dev, f->h, f->x, &p, n_row);
+}
+
+static enum status layers(struct fwd *f, const struct fwd_part *parts, int n_part, int64_t n_row,
+                          const struct span_stop *stop, struct err *e) {
+    enum status st = OK;
+    struct dev *d = f->mo->dev;
+    for (int64_t l = 0; l < model_arch(f->mo->model)->n_layer; l++) {
+        struct wt *const *w = model_layer(f->mo, l);
+        dev_weights_prepare(d, w, ARCH_ROLE_COUNT);
+        norm(f, w[ARCH_NORM_ATTN], n_row);
+        attention(f, l, w, parts, n_part, n_row);
+        dev_add(d, f->x, f->h, 1, n_row);
+        norm(f, w[ARCH_NORM_MLP], n_row);
+        mlp(f, w, n_row);
+        dev_add(d, f->x, f->h, 1, n_row);
+        dev_weights_release(d, w, ARCH_ROLE_COUNT);
+        if (stop != NULL && stop->asked != NULL && stop->asked(stop->ctx)) {
+            FAIL(e, E_CANCEL, "stopped on request");
+        }
+    }
+done:
+    return st;
+}
+
+enum status fwd_run(struct fwd *f, const struct fwd_part *parts, int n_part, const int32_t *ids,
+                    const int32_t *targets, int64_t n_row, double *logp,
+                    const struct span_stop *stop, struct err *e) {
+    enum status st = OK;
+    struct dev *d = f->mo->dev;
+    const struct model_on *mo = f->mo;
+    const int n_pair = (int)(model_arch(mo->model)->d_head / 2);
+    TRY(plan(f, parts, n_part, n_row, e));
+    dev_write(d, f->ids, 0, n_row, ids);
+    dev_write(d, f->targets, 0, n_row, targets);
+    dev_angles(d, f->ang_abs, f->pos_abs, mo->rope_freq, n_pair, mo->rope_mscale, n_row);
+    if (f->sinks_turn) {
+        dev_angles(d, f->ang_query, f->pos_query, mo->rope_freq, n_pair, mo->rope_mscale, n_row);
+    }
+    dev_weights_prepare(d, mo->top, ARCH_ROLE_COUNT);
+    dev_embed(d, f->x, mo->top[ARCH_EMBED], f->ids, 1, n_row);
+    st = layers(f, parts, n_part, n_row, stop, e);
+    if (st == OK) {
+        norm(f, mo->top[ARCH_NORM_OUT], n_row);
+        const struct dev_head head = {.logp = f->logp,
+                                      .x = f->h,
+                                      .w = mo->top[ARCH_HEAD],
+                                      .target = f->targets,
+                                      .scale = 1,
+                                      .logits = f->logits};
+        dev_head(d, &head, n_row);
+        dev_read(d, f->logp, 0, n_row, logp);
+    }
+    dev_weights_release(d, mo->top, ARCH_ROLE_COUNT);
+    const enum status synced = dev_sync(d, st == OK ? e : NULL);
+    if (st == OK) st = synced;
+    TRY(st);
+    TRY(model_check_files(mo->model, e));
+done:
+    return st;
+}

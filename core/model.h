@@ -1,0 +1,53 @@
+/* A model: an architecture, its files mapped read-only, and its weights as one device sees them.
+ *
+ * Opening reads headers only; weight data is touched when a layer is first prepared. One `struct
+ * model` may be bound to several devices (`struct model_on`); it is const after model_open and
+ * shareable. */
+#ifndef BASIN_CORE_MODEL_H
+#define BASIN_CORE_MODEL_H
+
+#include "core/arch.h"
+#include "core/vis.h"
+
+struct model; /* opaque */
+
+/* Opens a Hugging Face directory: config.json, model.safetensors (or shards and their index).
+ * Every tensor must be there in the right shape, and none may be left over.
+ * Errors: E_NOINPUT, E_IO, E_FORMAT, E_UNSUPPORTED, E_NOMEM, each naming file and tensor or field.
+ */
+enum status model_open(struct model **out, const char *dir, struct err *e) WARN_UNUSED;
+void model_close(struct model *m);
+
+const struct arch *model_arch(const struct model *m);
+/* XXH128 of config.json, headers, sizes and a sample of every tensor: 32 hex digits, borrowed. */
+const char *model_identity(const struct model *m);
+/* Stored type of the first matrix: what `dtype: auto` goes by. */
+enum dtype model_stored_dtype(const struct model *m);
+int64_t model_file_bytes(const struct model *m);
+int64_t model_params(const struct model *m);
+
+/* E_IO by the file's name once a weight file has been cut short while mapped; OK otherwise. Results
+ * computed since the last call must not be believed before this was asked. */
+enum status model_check_files(const struct model *m, struct err *e) WARN_UNUSED;
+
+/* ---- on a device ---- */
+
+struct model_on {
+    const struct model *model; /* borrowed: outlives this */
+    struct dev *dev;           /* borrowed: outlives this */
+    struct wt **layer;         /* owned [n_layer][ARCH_ROLE_COUNT], NULL where the model has none */
+    struct wt *top[ARCH_ROLE_COUNT]; /* owned: embedding, last norm, head */
+    struct vis_class *classes;       /* owned [n_class]: distinct windows of the layers */
+    int n_class;
+    int *class_of_layer; /* owned [n_layer] */
+    double *rope_freq;   /* owned f64 [d_head / 2] */
+    double rope_mscale;
+};
+
+enum status model_on_open(struct model_on **out, const struct model *m, struct dev *d,
+                          struct err *e) WARN_UNUSED;
+void model_on_close(struct model_on *mo);
+/* The weights of layer l, for dev_weights_prepare/release and for reading by role. */
+struct wt *const *model_layer(const struct model_on *mo, int64_t l);
+
+#endif

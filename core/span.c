@@ -1,0 +1,112 @@
+#include "core/span.h"
+
+#include "base/mem.h"
+#include "core/forward.h"
+
+#include <string.h>
+
+struct span {
+    struct fwd *fwd; /* owned */
+    int64_t n_row, n_row_most;
+    int32_t *ids, *targets; /* owned [n_row_most] */
+    double *logp;           /* owned [n_row_most] */
+    struct fwd_part *parts; /* owned [part_cap] */
+    size_t part_cap;
+    int n_part;
+};
+
+enum status span_open(struct span **out, const struct model_on *mo, int64_t n_row, struct err *e) {
+    enum status st = OK;
+    struct span *sp = NULL;
+    *out = NULL;
+    TRY(mem_zalloc(&sp, 1, sizeof *sp, e));
+    sp->n_row_most = n_row;
+    TRY(mem_zalloc(&sp->ids, (size_t)n_row, sizeof *sp->ids, e));
+    TRY(mem_zalloc(&sp->targets, (size_t)n_row, sizeof *sp->targets, e));
+    TRY(mem_zalloc(&sp->logp, (size_t)n_row, sizeof *sp->logp, e));
+    TRY(fwd_open(&sp->fwd, mo, n_row, e));
+    *out = sp;
+    sp = NULL;
+done:
+    span_close(sp);
+    return st;
+}
+
+void span_close(struct span *sp) {
+    if (sp == NULL) return;
+    fwd_close(sp->fwd);
+    mem_free(sp->ids);
+    mem_free(sp->targets);
+    mem_free(sp->logp);
+    mem_free(sp->parts);
+    mem_free(sp);
+}
+
+int64_t span_room(const struct span *sp) {
+    return sp->n_row_most - sp->n_row;
+}
+
+int64_t span_rows(const struct span *sp) {
+    return sp->n_row;
+}
+
+enum status span_add(struct span *sp, struct cache *c, const int32_t *ids, const int32_t *targets,
+                     int64_t n, bool keep, int64_t *row, struct err *e) {
+    enum status st = OK;
+    const int64_t n_vocab = model_arch(sp->fwd->mo->model)->n_vocab;
+    CHECK(n >= 1 && n <= span_room(sp));
+    for (int64_t i = 0; i < n; i++) {
+        if (ids[i] < 0 || ids[i] >= n_vocab) {
+            FAIL(e, E_ARG, "token id %d at position %lld is outside the vocabulary of %lld", ids[i],
+                 (long long)(cache_pos(c) + i), (long long)n_vocab);
+        }
+        if (targets[i] >= n_vocab) {
+            FAIL(e, E_ARG, "token id %d at position %lld is outside the vocabulary of %lld",
+                 targets[i], (long long)(cache_pos(c) + i + 1), (long long)n_vocab);
+        }
+    }
+    TRY(mem_grow(&sp->parts, &sp->part_cap, (size_t)sp->n_part + 1, sizeof *sp->parts, e));
+    sp->parts[sp->n_part++] = (struct fwd_part){.cache = c, .row = sp->n_row, .n = n, .keep = keep};
+    memcpy(sp->ids + sp->n_row, ids, (size_t)n * sizeof *ids);
+    memcpy(sp->targets + sp->n_row, targets, (size_t)n * sizeof *targets);
+    *row = sp->n_row;
+    sp->n_row += n;
+done:
+    return st;
+}
+
+enum status span_run(struct span *sp, const struct span_stop *stop, struct err *e) {
+    enum status st = OK;
+    if (sp->n_row == 0) return OK;
+    TRY(fwd_run(sp->fwd, sp->parts, sp->n_part, sp->ids, sp->targets, sp->n_row, sp->logp, stop,
+                e));
+    for (int i = 0; i < sp->n_part; i++) {
+        if (sp->parts[i].keep) cache_commit(sp->parts[i].cache, sp->parts[i].n);
+    }
+done:
+    return st;
+}
+
+const double *span_logp(const struct span *sp) {
+    return sp->logp;
+}
+
+void span_clear(struct span *sp) {
+    sp->n_row = 0;
+    sp->n_part = 0;
+}
+
+enum status span_keep_logits(struct span *sp, struct err *e) {
+    return fwd_keep_logits(sp->fwd, e);
+}
+
+const struct buf *span_logits(const struct span *sp) {
+    return sp->fwd->logits;
+}
+
+int64_t span_bytes(const struct arch *a, int64_t n_row, int64_t cache_rows_most, size_t kv_bytes) {
+    const int64_t act = 2 * a->d_model + 3 * a->n_head * a->d_head + 2 * a->n_kv * a->d_head +
+                        2 * a->d_ff + 2 * a->d_head;
+    const int64_t work = 2 * a->n_kv * a->d_head * (int64_t)kv_bytes;
+    return n_row * (act * 4 + 64) + (n_row + cache_rows_most) * work;
+}
