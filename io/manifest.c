@@ -235,11 +235,17 @@ static void put_setting(struct sbuf *out, const struct man_setting *s) {
     sbuf_putc(out, '}');
 }
 
+static void put_key(struct sbuf *out, const char *before, const char *key) {
+    if (key == NULL) return;
+    put_string(out, before, key);
+    sbuf_putc(out, ',');
+}
+
 static void put_input(struct sbuf *out, const struct man_input *in) {
-    put_string(out, "{\"id_key\":", in->id_key);
-    if (in->ids_key != NULL) put_string(out, ",\"ids_key\":", in->ids_key);
-    put_string(out,
-               ",\"invalid_utf8\":", in->invalid_utf8 == MAN_UTF8_REPLACE ? "replace" : "fail");
+    sbuf_putc(out, '{');
+    put_key(out, "\"id_key\":", in->id_key);
+    put_key(out, "\"ids_key\":", in->ids_key);
+    put_string(out, "\"invalid_utf8\":", in->invalid_utf8 == MAN_UTF8_REPLACE ? "replace" : "fail");
     put_string(out, ",\"path\":", in->path);
     if (in->text_key != NULL) put_string(out, ",\"text_key\":", in->text_key);
     sbuf_putc(out, '}');

@@ -263,6 +263,11 @@ static void set_default(struct man_reader *r, char **key, const char *value) {
     if (*key == NULL && mem_dup(key, value, strlen(value), NULL) != OK) r->out_of_memory = true;
 }
 
+static void drop(char **key) {
+    mem_free(*key);
+    *key = NULL;
+}
+
 static void read_input_entry(struct man_reader *r, const struct jnode *v, struct man_input *in) {
     if (json_kind_of(v) == JSON_STR) {
         man_read_string(r, v, &in->path);
@@ -287,8 +292,13 @@ static void read_input_entry(struct man_reader *r, const struct jnode *v, struct
             man_complain(r, OK, input_fields[i].key, "has no effect on a .txt file");
         }
     }
-    if (in->ids_key == NULL) set_default(r, &in->text_key, "text");
-    set_default(r, &in->id_key, "id");
+    if (in->path != NULL && is_plain_text(in->path)) {
+        drop(&in->text_key);
+        drop(&in->id_key);
+    } else {
+        if (in->ids_key == NULL) set_default(r, &in->text_key, "text");
+        set_default(r, &in->id_key, "id");
+    }
 }
 
 static int by_path(const void *a, const void *b) {
