@@ -3,6 +3,7 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "base/sbuf.h"
+#include "io/fmap.h"
 #include "io/safetensors.h"
 
 #include <stdio.h>
@@ -66,7 +67,7 @@ static enum status find_tensor(const struct st_tensor **out, const struct model 
     }
     if (s->dtype != DT_F32 && s->dtype != DT_F16 && s->dtype != DT_BF16) {
         return err_fail(e, E_UNSUPPORTED, "tensor %s is stored as %s; F32, F16 and BF16 are read",
-                        name, dtype_name(s->dtype));
+                        name, s->dtype_text);
     }
     return OK;
 }

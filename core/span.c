@@ -91,6 +91,10 @@ const double *span_logp(const struct span *sp) {
     return sp->logp;
 }
 
+const int32_t *span_targets(const struct span *sp) {
+    return sp->targets;
+}
+
 void span_clear(struct span *sp) {
     sp->n_row = 0;
     sp->n_part = 0;

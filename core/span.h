@@ -51,6 +51,9 @@ enum status span_run(struct span *sp, const struct span_stop *stop, struct err *
  * the logits were not finite. Borrowed; valid until span_clear. */
 const double *span_logp(const struct span *sp);
 
+/* i32 [span_rows]: the targets as they were added. Borrowed; valid until span_clear. */
+const int32_t *span_targets(const struct span *sp);
+
 void span_clear(struct span *sp);
 
 /* For tests: the logits of the rows of the last span_run are kept as well, ACT [span_rows,

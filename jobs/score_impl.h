@@ -1,0 +1,51 @@
+/* The scorer's own types. Private to jobs/score*.c. */
+#ifndef BASIN_JOBS_SCORE_IMPL_H
+#define BASIN_JOBS_SCORE_IMPL_H
+
+#include "jobs/score.h"
+
+enum { SCORE_DOCS_MOST = 4096 }; /* documents in flight: bounds memory when they are tiny or bad */
+
+/* Rows of one document in the span: n rows a setting, setting by setting from `row` on. */
+struct score_piece {
+    struct doc *doc; /* borrowed from docs */
+    int64_t row, n;
+    int32_t first_id; /* the id of the piece's first row */
+};
+
+struct scorer {
+    struct score_config cfg;
+    struct vis_rule *rules; /* owned [n_setting] */
+    int n_setting;
+    struct span *span; /* owned */
+    struct doc_reader reader;
+    struct sbuf line; /* scratch */
+    struct score_totals totals;
+
+    const struct plan *plan; /* borrowed: of the part in hand, as the next three */
+    const struct plan_part *part;
+    const struct score_out *out;
+    struct corpus *corpus; /* owned: of the slice in hand */
+    int slice;             /* next or open slice of the part */
+    int64_t seek;          /* where to begin in it; -1: at its beginning */
+
+    struct doc **docs; /* owned [n_doc]: opened and not yet emitted, in input order */
+    int n_doc;
+    size_t cap_doc;
+    struct score_piece *pieces; /* owned [n_piece] */
+    int n_piece;
+    size_t cap_piece;
+
+    struct ledger_mark mark;
+    int64_t committed_ns, saved_ns;
+    int64_t committed_documents;
+    bool warned_length;
+};
+
+/* Checkpoints of a document's middle (jobs/score_state.c). Restoring checks that they are of this model,
+ * tokenizer limits, setting list and device kind; E_FORMAT with what differs, the document unchanged. */
+enum status score_save(struct scorer *s, const struct doc *d, struct sbuf *out, struct err *e) WARN_UNUSED;
+enum status score_restore(struct scorer *s, struct doc *d, const struct sbuf *state,
+                          struct err *e) WARN_UNUSED;
+
+#endif

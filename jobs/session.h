@@ -1,0 +1,37 @@
+/* What a run needs open before it can score: plan, model, tokenizer, device. Private to jobs/. */
+#ifndef BASIN_JOBS_SESSION_H
+#define BASIN_JOBS_SESSION_H
+
+#include "jobs/run.h"
+#include "jobs/score.h"
+
+struct session {
+    const struct manifest *man;  /* borrowed */
+    const struct run_options *o; /* borrowed */
+    struct plan *plan;           /* owned, as everything below */
+    struct model *model;
+    struct tok *tok; /* NULL when no input is text */
+    struct dev *dev;
+    struct model_on *mo;
+    enum dtype compute; /* DT_F32 or DT_BF16 */
+    bool add_bos;
+    int64_t n_row; /* rows of a span */
+};
+
+/* Opens plan, model and tokenizer, and settles the dtype: `dtype` ("f32", "bf16") if not NULL, else the
+ * manifest's, "auto" being bf16 for models stored in 16 bits and f32 for others. */
+enum status session_open(struct session *s, const struct manifest *man, const struct run_options *o,
+                         const char *dtype, struct err *e) WARN_UNUSED;
+/* Opens the device and binds the model to it. Errors: E_DEVICE. */
+enum status session_start(struct session *s, struct err *e) WARN_UNUSED;
+void session_close(struct session *s);
+
+const char *session_dtype(const struct session *s);
+/* The job as identity: what must be the same for results to belong together (ledger.h). */
+enum status session_print_job(const struct session *s, struct sbuf *out, struct err *e) WARN_UNUSED;
+/* Fills what a scorer needs; the hooks are the caller's. */
+void session_score_config(const struct session *s, struct score_config *c);
+/* Copies standard input to a file in `dir` when the plan has it as an input. */
+enum status session_spool_stdin(struct session *s, const char *dir, struct err *e) WARN_UNUSED;
+
+#endif

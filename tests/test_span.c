@@ -1,0 +1,480 @@
+/* The span engine against the reference implementation's recorded results, on every backend: exactness in
+ * every recorded mode, the streaming laws, and bytes that do not depend on how the rows were cut. */
+#include "base/cpu.h"
+#include "base/mem.h"
+#include "core/span.h"
+#include "io/json.h"
+#include "io/safetensors.h"
+#include "tests/support_raw.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define FIXTURES "tests/data/fixtures/"
+
+static const char *const names[] = {"llama", "llama_tied", "mistral", "yi", "llama_rope_linear",
+                                    "llama_rope_llama3", "llama_rope_yarn", "mistral_swa"};
+static const char *const modes[] = {"dense", "sink_s4_w28", "sink_s1_w15", "window_s0_w32",
+                                    "prefill100_s4_w28", "chunk16_s4_w28"};
+
+static void must(enum status st, const struct err *e) {
+    if (st != OK) fail_msg("%s: %s", err_name(st), e->msg);
+}
+
+/* A model on a device. */
+struct rig {
+    struct model *model;
+    struct dev *dev;
+    struct model_on *on;
+};
+
+static void rig_open(struct rig *r, const char *dir, const char *kind, enum cpu_isa isa, int threads,
+                     enum dtype dtype) {
+    struct err e = {0};
+    const struct dev_config c = {.n_thread = threads, .isa = isa, .compute = dtype};
+    must(model_open(&r->model, dir, &e), &e);
+    must(strcmp(kind, "ref") == 0 ? dev_open_ref(&r->dev, &c, &e) : dev_open_cpu(&r->dev, &c, &e), &e);
+    must(model_on_open(&r->on, r->model, r->dev, &e), &e);
+}
+
+static void rig_close(struct rig *r) {
+    model_on_close(r->on);
+    dev_close(r->dev);
+    model_close(r->model);
+}
+
+/* nll[t], t = 0..n-2, of one document in spans of at most n_span rows. */
+static void score(const struct rig *r, const struct vis_rule *rule, const int32_t *ids, int64_t n,
+                  int64_t n_span, double *nll) {
+    struct err e = {0};
+    struct span *sp = NULL;
+    struct cache *c = NULL;
+    must(span_open(&sp, r->on, n_span, &e), &e);
+    must(cache_open(&c, r->on, rule, &e), &e);
+    for (int64_t t = 0; t < n - 1; t += n_span) {
+        const int64_t rows = n - 1 - t < n_span ? n - 1 - t : n_span;
+        int64_t at = 0;
+        must(span_add(sp, c, ids + t, ids + t + 1, rows, t + rows < n - 1, &at, &e), &e);
+        must(span_run(sp, NULL, &e), &e);
+        for (int64_t i = 0; i < rows; i++) nll[t + i] = -span_logp(sp)[at + i];
+        span_clear(sp);
+    }
+    cache_close(c);
+    span_close(sp);
+}
+
+/* ---- fixtures ---- */
+
+struct fixture {
+    struct json *ref;
+    int32_t ids[4096];
+    int n;
+};
+
+static void fixture_open(struct fixture *f, const char *name) {
+    char path[256];
+    struct err e = {0};
+    snprintf(path, sizeof path, FIXTURES "%s/ref.json", name);
+    must(json_open(&f->ref, path, 1 << 22, &e), &e);
+    const struct jnode *ids = json_get(json_root(f->ref), "ids");
+    f->n = (int)json_len(ids);
+    for (int i = 0; i < f->n; i++) f->ids[i] = (int32_t)json_int(json_at(ids, (size_t)i));
+}
+
+static int64_t member(const struct jnode *m, const char *key, int64_t otherwise) {
+    const struct jnode *v = json_get(m, key);
+    return v != NULL ? json_int(v) : otherwise;
+}
+
+static bool mode_rule(const struct fixture *f, const char *mode, struct vis_rule *rule, const struct jnode **nll) {
+    const struct jnode *m = json_get(json_root(f->ref), mode);
+    if (m == NULL) return false;
+    *rule = (struct vis_rule){.dense = strcmp(mode, "dense") == 0,
+                              .n_sink = member(m, "S", 0),
+                              .n_win = member(m, "W", 0),
+                              .n_chunk = strncmp(mode, "chunk16", 7) == 0 ? 16 : 1,
+                              .n_prefill = strncmp(mode, "prefill100", 10) == 0 ? 100 : 0};
+    *nll = json_get(m, "nll");
+    return true;
+}
+
+static double worst(const double *a, const struct jnode *b, int n) {
+    double d = 0;
+    for (int i = 0; i < n; i++) {
+        const double x = fabs(a[i] - json_num(json_at(b, (size_t)i)));
+        d = !(x <= d) ? x : d; // NaN counts as worst
+    }
+    return d;
+}
+
+static int compare_all(const char *kind, enum cpu_isa isa, double budget) {
+    int compared = 0;
+    for (size_t k = 0; k < COUNTOF(names); k++) {
+        struct fixture f;
+        struct rig r;
+        fixture_open(&f, names[k]);
+        char dir[256];
+        snprintf(dir, sizeof dir, FIXTURES "%s", names[k]);
+        rig_open(&r, dir, kind, isa, 2, DT_F32);
+        for (size_t i = 0; i < COUNTOF(modes); i++) {
+            struct vis_rule rule;
+            const struct jnode *want = NULL;
+            double nll[4096];
+            if (!mode_rule(&f, modes[i], &rule, &want)) continue;
+            score(&r, &rule, f.ids, f.n, 150, nll);
+            const double d = worst(nll, want, f.n - 1);
+            print_message("%s %s %s: %.1e\n", kind, names[k], modes[i], d);
+            if (!(d <= budget)) fail_msg("%s %s %s: off by %g, budget %g", kind, names[k], modes[i], d, budget);
+            compared++;
+        }
+        rig_close(&r);
+        json_close(f.ref);
+    }
+    return compared;
+}
+
+static void test_ref_equals_reference(void **state) {
+    (void)state;
+    assert_int_equal(compare_all("ref", CPU_PORTABLE, 1e-9), 27);
+}
+
+static void test_cpu_equals_reference(void **state) {
+    (void)state;
+    for (int isa = CPU_PORTABLE; isa <= (int)cpu_isa_best(); isa++) {
+        assert_int_equal(compare_all("cpu", (enum cpu_isa)isa, 1e-4), 27);
+    }
+}
+
+/* Logits at the recorded positions, all modes, against the float64 run. */
+static void test_logits(void **state) {
+    (void)state;
+    struct fixture f;
+    struct rig r;
+    struct err e = {0};
+    struct st_files *truth = NULL;
+    fixture_open(&f, "llama");
+    rig_open(&r, FIXTURES "llama", "ref", CPU_PORTABLE, 1, DT_F32);
+    must(st_open(&truth, FIXTURES "llama/ref.safetensors", &e), &e);
+    for (size_t i = 0; i < COUNTOF(modes); i++) {
+        struct vis_rule rule;
+        const struct jnode *nll = NULL;
+        char name[64];
+        assert_true(mode_rule(&f, modes[i], &rule, &nll));
+        snprintf(name, sizeof name, "%s.logits", modes[i]);
+        const struct st_tensor *want = st_get(truth, name);
+        assert_non_null(want);
+        assert_int_equal(want->dtype, DT_F64);
+        const struct jnode *at = json_get(json_get(json_root(f.ref), modes[i]), "logit_positions");
+        struct span *sp = NULL;
+        struct cache *c = NULL;
+        int64_t row = 0;
+        must(span_open(&sp, r.on, f.n, &e), &e);
+        must(span_keep_logits(sp, &e), &e);
+        must(cache_open(&c, r.on, &rule, &e), &e);
+        int32_t targets[4096];
+        for (int t = 0; t < f.n; t++) targets[t] = t + 1 < f.n ? f.ids[t + 1] : -1;
+        must(span_add(sp, c, f.ids, targets, f.n, false, &row, &e), &e);
+        must(span_run(sp, NULL, &e), &e);
+        for (size_t p = 0; p < json_len(at); p++) {
+            double got[256], truth_row[256];
+            dev_read(r.dev, span_logits(sp), json_int(json_at(at, p)), 1, got);
+            must(dev_sync(r.dev, &e), &e);
+            memcpy(truth_row, want->data + p * sizeof truth_row, sizeof truth_row);
+            for (int v = 0; v < 256; v++) assert_true(fabs(got[v] - truth_row[v]) <= 1e-9);
+        }
+        cache_close(c);
+        span_close(sp);
+    }
+    st_close(truth);
+    rig_close(&r);
+    json_close(f.ref);
+}
+
+/* ---- laws ---- */
+
+static void rules_for_laws(struct vis_rule rules[6]) {
+    rules[0] = (struct vis_rule){.n_sink = 4, .n_win = 28, .n_chunk = 1};
+    rules[1] = (struct vis_rule){.n_sink = 0, .n_win = 32, .n_chunk = 1};
+    rules[2] = (struct vis_rule){.dense = true, .n_chunk = 1};
+    rules[3] = (struct vis_rule){.n_sink = 4, .n_win = 28, .n_chunk = 1, .n_prefill = 100};
+    rules[4] = (struct vis_rule){.n_sink = 4, .n_win = 28, .n_chunk = 16};
+    rules[5] = (struct vis_rule){.n_sink = 3, .n_win = 5, .n_chunk = 1, .strict = true};
+}
+
+static void test_span_sizes_same_bytes(void **state) {
+    (void)state;
+    static const int64_t sizes[] = {1, 7, 64, 256};
+    struct fixture f;
+    struct vis_rule rules[6];
+    rules_for_laws(rules);
+    fixture_open(&f, "llama");
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        for (int isa = CPU_PORTABLE; isa <= (int)cpu_isa_best(); isa++) {
+            struct rig r;
+            rig_open(&r, FIXTURES "llama", "cpu", (enum cpu_isa)isa, 2, bf16 ? DT_BF16 : DT_F32);
+            for (int k = 0; k < 6; k++) {
+                double whole[4096], cut[4096];
+                score(&r, &rules[k], f.ids, f.n, f.n, whole);
+                for (size_t i = 0; i < COUNTOF(sizes); i++) {
+                    score(&r, &rules[k], f.ids, f.n, sizes[i], cut);
+                    if (memcmp(whole, cut, (size_t)(f.n - 1) * sizeof whole[0]) != 0) {
+                        fail_msg("isa %d bf16 %d rule %d: spans of %d rows differ", isa, bf16, k, (int)sizes[i]);
+                    }
+                }
+            }
+            rig_close(&r);
+        }
+    }
+    json_close(f.ref);
+}
+
+static void test_threads_same_bytes(void **state) {
+    (void)state;
+    struct fixture f;
+    struct vis_rule rules[6];
+    rules_for_laws(rules);
+    fixture_open(&f, "llama_tied");
+    double one[4096], more[4096];
+    for (int threads = 1; threads <= 3; threads++) {
+        struct rig r;
+        rig_open(&r, FIXTURES "llama_tied", "cpu", cpu_isa_best(), threads, DT_BF16);
+        score(&r, &rules[0], f.ids, f.n, 100, threads == 1 ? one : more);
+        if (threads > 1) assert_memory_equal(one, more, (size_t)(f.n - 1) * sizeof one[0]);
+        rig_close(&r);
+    }
+    json_close(f.ref);
+}
+
+/* Several documents under several rules in one span, in pieces of uneven size, against each one alone. */
+static void test_packing_same_bytes(void **state) {
+    (void)state;
+    enum { DOCS = 6 };
+    struct fixture f;
+    struct rig r;
+    struct err e = {0};
+    struct vis_rule rules[6];
+    rules_for_laws(rules);
+    fixture_open(&f, "llama");
+    rig_open(&r, FIXTURES "llama", "cpu", cpu_isa_best(), 2, DT_F32);
+    static double alone[DOCS][512], packed[DOCS][512];
+    const int64_t from[DOCS] = {0, 30, 7, 111, 200, 3}, len[DOCS] = {390, 90, 250, 200, 199, 2};
+    struct cache *c[DOCS];
+    int64_t pos[DOCS] = {0};
+    for (int d = 0; d < DOCS; d++) {
+        score(&r, &rules[d], f.ids + from[d], len[d], 512, alone[d]);
+        must(cache_open(&c[d], r.on, &rules[d], &e), &e);
+    }
+    struct span *sp = NULL;
+    must(span_open(&sp, r.on, 97, &e), &e);
+    for (int step = 0, left = DOCS; left > 0; step++) {
+        int64_t rows[DOCS], n[DOCS];
+        left = 0;
+        for (int d = 0; d < DOCS; d++) {
+            n[d] = len[d] - 1 - pos[d];
+            const int64_t piece = (step * 5 + d * 3) % 23 + 1;
+            if (n[d] > piece) n[d] = piece;
+            if (n[d] > span_room(sp)) n[d] = span_room(sp);
+            left += len[d] - 1 - pos[d] > n[d];
+            if (n[d] == 0) continue;
+            const int32_t *ids = f.ids + from[d] + pos[d];
+            must(span_add(sp, c[d], ids, ids + 1, n[d], pos[d] + n[d] < len[d] - 1, &rows[d], &e), &e);
+        }
+        must(span_run(sp, NULL, &e), &e);
+        for (int d = 0; d < DOCS; d++) {
+            for (int64_t i = 0; i < n[d]; i++) packed[d][pos[d] + i] = -span_logp(sp)[rows[d] + i];
+            pos[d] += n[d];
+        }
+        span_clear(sp);
+    }
+    for (int d = 0; d < DOCS; d++) {
+        assert_memory_equal(alone[d], packed[d], (size_t)(len[d] - 1) * sizeof(double));
+        cache_close(c[d]);
+    }
+    span_close(sp);
+    rig_close(&r);
+    json_close(f.ref);
+}
+
+static void test_rows_to_C_equal_dense(void **state) {
+    (void)state;
+    struct fixture f;
+    struct rig r;
+    double dense[4096], sink[4096];
+    fixture_open(&f, "llama");
+    rig_open(&r, FIXTURES "llama", "cpu", cpu_isa_best(), 2, DT_F32);
+    const struct vis_rule a = {.dense = true, .n_chunk = 1}, b = {.n_sink = 4, .n_win = 28, .n_chunk = 1};
+    const struct vis_rule wide = {.n_sink = 4, .n_win = 1020, .n_chunk = 1};
+    score(&r, &a, f.ids, f.n, 128, dense);
+    score(&r, &b, f.ids, f.n, 128, sink);
+    for (int t = 0; t <= 32; t++) assert_true(fabs(dense[t] - sink[t]) <= 1e-5);
+    assert_true(fabs(dense[33] - sink[33]) > 1e-3); // the first row that may differ does
+    score(&r, &wide, f.ids, f.n, 128, sink);
+    for (int t = 0; t < f.n - 1; t++) assert_true(fabs(dense[t] - sink[t]) <= 1e-5);
+    rig_close(&r);
+    json_close(f.ref);
+}
+
+/* 50 times the window, against raw keys rotated at read. */
+static void test_no_drift(void **state) {
+    (void)state;
+    enum { N = 1600 };
+    static int32_t ids[N];
+    static double raw[N], got[N];
+    const struct vis_rule rule = {.n_sink = 4, .n_win = 28, .n_chunk = 1};
+    uint32_t x = 12345;
+    for (int i = 0; i < N; i++) ids[i] = (int32_t)((x = x * 1664525u + 1013904223u) >> 24);
+    raw_nll(FIXTURES "llama", ids, N, 4, 28, raw);
+    for (int ref = 0; ref < 2; ref++) {
+        struct rig r;
+        double mean = 0, most = 0;
+        rig_open(&r, FIXTURES "llama", ref ? "ref" : "cpu", cpu_isa_best(), 2, DT_F32);
+        score(&r, &rule, ids, N, 256, got);
+        for (int t = 0; t < N - 1; t++) {
+            const double d = fabs(raw[t] - got[t]);
+            mean += d / (N - 1);
+            most = d > most ? d : most;
+        }
+        print_message("%s against raw keys: mean %.1e, most %.1e\n", ref ? "ref" : "cpu", mean, most);
+        assert_true(mean <= (ref ? 1e-10 : 1e-5));
+        assert_true(most <= (ref ? 1e-9 : 1e-4));
+        rig_close(&r);
+    }
+}
+
+/* ---- the cache as bytes ---- */
+
+static void test_save_and_restore(void **state) {
+    (void)state;
+    struct fixture f;
+    struct rig r;
+    struct err e = {0};
+    struct vis_rule rules[6];
+    rules_for_laws(rules);
+    fixture_open(&f, "llama");
+    rig_open(&r, FIXTURES "llama", "cpu", cpu_isa_best(), 2, DT_BF16);
+    for (int k = 0; k < 6; k++) {
+        for (int64_t cut = 1; cut < 300; cut += 37) {
+            double whole[4096];
+            score(&r, &rules[k], f.ids, f.n, 512, whole);
+            struct span *sp = NULL;
+            struct cache *a = NULL, *b = NULL;
+            struct sbuf bytes;
+            int64_t row = 0;
+            size_t used = 0;
+            sbuf_init(&bytes);
+            must(span_open(&sp, r.on, 512, &e), &e);
+            must(cache_open(&a, r.on, &rules[k], &e), &e);
+            must(cache_open(&b, r.on, &rules[k], &e), &e);
+            must(span_add(sp, a, f.ids, f.ids + 1, cut, true, &row, &e), &e);
+            must(span_run(sp, NULL, &e), &e);
+            span_clear(sp);
+            must(cache_save(a, &bytes, &e), &e);
+            assert_int_equal(cache_restore(b, bytes.s, bytes.n / 2, &used, NULL), E_FORMAT);
+            cache_close(b);
+            must(cache_open(&b, r.on, &rules[k], &e), &e);
+            must(cache_restore(b, bytes.s, bytes.n, &used, &e), &e);
+            assert_int_equal(used, bytes.n);
+            must(span_add(sp, b, f.ids + cut, f.ids + cut + 1, f.n - 1 - cut, false, &row, &e), &e);
+            must(span_run(sp, NULL, &e), &e);
+            for (int64_t t = cut; t < f.n - 1; t++) assert_true(whole[t] == -span_logp(sp)[row + t - cut]);
+            cache_close(a);
+            cache_close(b);
+            span_close(sp);
+            sbuf_fini(&bytes);
+        }
+    }
+    rig_close(&r);
+    json_close(f.ref);
+}
+
+struct countdown {
+    int left;
+};
+
+static bool asked(void *ctx) {
+    struct countdown *c = ctx;
+    return c->left-- <= 0;
+}
+
+/* A span given up after any layer leaves the cache as it was. */
+static void test_given_up_span(void **state) {
+    (void)state;
+    struct fixture f;
+    struct rig r;
+    struct err e = {0};
+    struct vis_rule rules[6];
+    rules_for_laws(rules);
+    fixture_open(&f, "llama");
+    rig_open(&r, FIXTURES "llama", "cpu", cpu_isa_best(), 2, DT_F32);
+    for (int k = 0; k < 6; k++) {
+        double whole[4096];
+        struct span *sp = NULL;
+        struct cache *c = NULL;
+        int64_t row = 0;
+        score(&r, &rules[k], f.ids, f.n, 512, whole);
+        must(span_open(&sp, r.on, 64, &e), &e);
+        must(cache_open(&c, r.on, &rules[k], &e), &e);
+        for (int64_t t = 0; t + 64 < f.n; t += 64) {
+            for (int layer = 0; layer < 2; layer++) {
+                struct countdown stop_after = {layer};
+                const struct span_stop stop = {asked, &stop_after};
+                must(span_add(sp, c, f.ids + t, f.ids + t + 1, 64, true, &row, &e), &e);
+                assert_int_equal(span_run(sp, &stop, NULL), E_CANCEL);
+                assert_int_equal(cache_pos(c), t);
+                span_clear(sp);
+            }
+            must(span_add(sp, c, f.ids + t, f.ids + t + 1, 64, true, &row, &e), &e);
+            must(span_run(sp, NULL, &e), &e);
+            for (int64_t i = 0; i < 64; i++) assert_true(whole[t + i] == -span_logp(sp)[row + i]);
+            span_clear(sp);
+        }
+        cache_close(c);
+        span_close(sp);
+    }
+    rig_close(&r);
+    json_close(f.ref);
+}
+
+static void test_ids_outside_the_vocabulary(void **state) {
+    (void)state;
+    struct rig r;
+    struct err e = {0};
+    struct span *sp = NULL;
+    struct cache *c = NULL;
+    const struct vis_rule rule = {.n_sink = 4, .n_win = 28, .n_chunk = 1};
+    int64_t row = 0;
+    rig_open(&r, FIXTURES "llama", "cpu", cpu_isa_best(), 1, DT_F32);
+    must(span_open(&sp, r.on, 8, &e), &e);
+    must(cache_open(&c, r.on, &rule, &e), &e);
+    assert_int_equal(span_add(sp, c, (int32_t[]){256}, (int32_t[]){1}, 1, false, &row, &e), E_ARG);
+    assert_non_null(strstr(e.msg, "256"));
+    assert_int_equal(span_add(sp, c, (int32_t[]){-1}, (int32_t[]){1}, 1, false, &row, NULL), E_ARG);
+    assert_int_equal(span_add(sp, c, (int32_t[]){1}, (int32_t[]){999}, 1, false, &row, NULL), E_ARG);
+    assert_int_equal(span_rows(sp), 0);
+    cache_close(c);
+    span_close(sp);
+    rig_close(&r);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_ref_equals_reference),
+        cmocka_unit_test(test_cpu_equals_reference),
+        cmocka_unit_test(test_logits),
+        cmocka_unit_test(test_span_sizes_same_bytes),
+        cmocka_unit_test(test_threads_same_bytes),
+        cmocka_unit_test(test_packing_same_bytes),
+        cmocka_unit_test(test_rows_to_C_equal_dense),
+        cmocka_unit_test(test_no_drift),
+        cmocka_unit_test(test_save_and_restore),
+        cmocka_unit_test(test_given_up_span),
+        cmocka_unit_test(test_ids_outside_the_vocabulary),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
