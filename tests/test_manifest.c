@@ -116,6 +116,23 @@ static void test_settings(void **state) {
     man_problems_fini(&p);
 }
 
+// The largest list and the longest name that are read.
+static void test_full_list(void **state) {
+    (void)state;
+    struct sbuf b;
+    sbuf_init(&b);
+    sbuf_puts(&b, HEAD "\"output\":{\"path\":\"o\"},\"input\":\"a\",\"cache\":[");
+    for (int i = 1; i <= 64; i++) {
+        sbuf_printf(&b, "%s{\"name\":\"%064d\",\"window_tokens\":%d}", i > 1 ? "," : "", i, i);
+    }
+    sbuf_puts(&b, "]}");
+    struct manifest *m = parse_good(sbuf_str(&b));
+    assert_int_equal(m->n_settings, 64);
+    assert_int_equal(m->settings[63].window_tokens, 64);
+    man_close(m);
+    sbuf_fini(&b);
+}
+
 static void test_output_optional(void **state) {
     (void)state;
     struct manifest *m = NULL;
@@ -441,6 +458,8 @@ static void test_identity(void **state) {
         {"{\"a\":1.5}", "{\"a\":2.5}", "$.a"},
         {"{\"a\":1.5}", "{\"a\":1.5}", NULL},
         {"{\"a\":null}", "{\"a\":null}", NULL},
+        {"{\"a\":\"x\"}", "{\"a\":\"x\"}", NULL},
+        {"{\"a\":\"x\"}", "{\"a\":\"xy\"}", "$.a"},
         {"1", "2", "$"},
     };
     for (size_t i = 0; i < COUNTOF(rows); i++) {
@@ -532,6 +551,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_settings),
+        cmocka_unit_test(test_full_list),
         cmocka_unit_test(test_output_optional),
         cmocka_unit_test(test_paths),
         cmocka_unit_test(test_every_error_at_once),
