@@ -107,7 +107,7 @@ struct corpus_list {
 void corpus_list_fini(struct corpus_list *list);
 
 /* Appends the files that `pattern` (relative to base_dir) matches, in bytewise order of `source`,
- * each once. Directories are passed over.
+ * each once. Directories are passed over, links that lead nowhere are an error.
  *
  *   ?      one character       [a-z] [!a-z]  one character of (not of) a set; a [ never closed is
  *   *      any characters                    itself

@@ -113,6 +113,17 @@ static void test_single(void **state) {
     st_close(f);
 }
 
+static void test_eight_dimensions(void **state) {
+    (void)state;
+    struct st_files *f = NULL;
+    write_model("model.safetensors",
+                "{\"t\":{\"dtype\":\"U8\",\"shape\":[1,1,1,2,1,1,1,3],\"data_offsets\":[0,6]}}", 6);
+    assert_int_equal(st_open(&f, g_dir, NULL), OK);
+    assert_int_equal(st_at(f, 0)->n_dim, 8);
+    assert_int_equal(st_at(f, 0)->dim[7], 3);
+    st_close(f);
+}
+
 static void test_every_dtype(void **state) {
     (void)state;
     static const struct {
@@ -313,6 +324,7 @@ int main(void) {
         // First: cmocka takes SIGBUS back between tests, and a mapping asks for it only once.
         cmocka_unit_test_setup_teardown(test_torn, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_single, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_eight_dimensions, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_every_dtype, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_shards, make_dir, remove_dir),
         cmocka_unit_test(test_no_model),
