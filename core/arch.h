@@ -47,13 +47,14 @@ enum arch_dim {
 }; /* DIM_HEADS: n_head * d_head */
 enum arch_when { WHEN_ALWAYS, WHEN_UNTIED, WHEN_ATTN_BIAS, WHEN_MLP_BIAS };
 
-/* Where a role's tensor is. `name` holds one %d, the layer, for per-layer roles. */
+/* Where a role's tensor is. `name` holds one %d, the layer, for per-layer roles; so does `also`,
+ * another name that some exports of the family use for the same tensor, or NULL. */
 struct arch_tensor {
     enum arch_role role;
     enum wt_use use;
     enum arch_when when;
     enum arch_dim n_out, n_in;
-    const char *name;
+    const char *name, *also;
 };
 
 enum arch_field_kind {

@@ -99,8 +99,8 @@ static enum status plan_class(struct fwd *f, int cls, const struct fwd_part *par
         for (int64_t s = n_seg; s < n_seg + count; s++) {
             struct dev_seg *g = &fc->host[s];
             g->sink_row = at;
-            // Position j >= low lies at row at + n_sink + (j - low): while nothing has been evicted that is
-            // at + j for the sinks as well, which is how a dense prefill sees them.
+            // Position j >= low lies at row at + n_sink + (j - low): while nothing has been evicted
+            // that is at + j for the sinks as well, which is how a dense prefill sees them.
             g->old_pos = low == n_sink ? 0 : low;
             g->old_row = low == n_sink ? at : at + n_sink;
             g->own_row = at + n_sink + (g->pos - low);

@@ -30,12 +30,12 @@ static bool per_layer(const struct arch_tensor *t) {
     return t->role >= ARCH_NORM_ATTN;
 }
 
-static void tensor_name(char *name, size_t cap, const struct arch_tensor *t, int64_t layer) {
-    const char *mark = strstr(t->name, "%d");
+static void tensor_name(char *name, size_t cap, const char *pattern, int64_t layer) {
+    const char *mark = strstr(pattern, "%d");
     if (mark == NULL) {
-        snprintf(name, cap, "%s", t->name);
+        snprintf(name, cap, "%s", pattern);
     } else {
-        snprintf(name, cap, "%.*s%lld%s", (int)(mark - t->name), t->name, (long long)layer,
+        snprintf(name, cap, "%.*s%lld%s", (int)(mark - pattern), pattern, (long long)layer,
                  mark + 2);
     }
 }
@@ -43,8 +43,15 @@ static void tensor_name(char *name, size_t cap, const struct arch_tensor *t, int
 static enum status find_tensor(const struct st_tensor **out, const struct model *m,
                                const struct arch_tensor *t, int64_t layer, struct err *e) {
     char name[256];
-    tensor_name(name, sizeof name, t, layer);
-    const struct st_tensor *s = st_get(m->files, name);
+    const struct st_tensor *s = NULL;
+    if (t->also != NULL) {
+        tensor_name(name, sizeof name, t->also, layer);
+        s = st_get(m->files, name);
+    }
+    if (s == NULL) {
+        tensor_name(name, sizeof name, t->name, layer);
+        s = st_get(m->files, name);
+    }
     *out = s;
     if (s == NULL) return err_fail(e, E_FORMAT, "tensor %s is missing", name);
     const int64_t n_out = arch_dim(&m->arch, t->n_out), n_in = arch_dim(&m->arch, t->n_in);
@@ -72,11 +79,12 @@ static enum status find_tensor(const struct st_tensor **out, const struct model 
     return OK;
 }
 
-// Layer number in `name` when it fits the per-layer pattern of t, else -1.
-static int64_t match_layer(const struct arch_tensor *t, const char *name) {
-    const char *mark = strstr(t->name, "%d");
-    const size_t head = (size_t)(mark - t->name);
-    if (strncmp(name, t->name, head) != 0) return -1;
+// Layer number in `name` when it fits the per-layer pattern, else -1.
+static int64_t match_layer(const char *pattern, const char *name) {
+    if (pattern == NULL) return -1;
+    const char *mark = strstr(pattern, "%d");
+    const size_t head = (size_t)(mark - pattern);
+    if (strncmp(name, pattern, head) != 0) return -1;
     int64_t layer = 0;
     const char *p = name + head;
     if (*p < '0' || *p > '9' || (p[0] == '0' && p[1] >= '0' && p[1] <= '9')) return -1;
@@ -95,7 +103,8 @@ static bool tensor_known(const struct arch *a, const char *name) {
         // A tied model may carry its head again; transformers does not read it either.
         if (!arch_has(a, t) && t->role != ARCH_HEAD) continue;
         if (per_layer(t)) {
-            const int64_t layer = match_layer(t, name);
+            int64_t layer = match_layer(t->name, name);
+            if (layer < 0) layer = match_layer(t->also, name);
             if (layer >= 0 && layer < a->n_layer) return true;
         } else if (strcmp(t->name, name) == 0) {
             return true;
@@ -193,9 +202,10 @@ const char *model_identity(const struct model *m) {
 }
 
 enum dtype model_stored_dtype(const struct model *m) {
-    char name[256];
-    tensor_name(name, sizeof name, tensor_of_role(&m->arch, ARCH_DOWN), 0);
-    return st_get(m->files, name)->dtype;
+    const struct st_tensor *s = NULL;
+    const enum status st = find_tensor(&s, m, tensor_of_role(&m->arch, ARCH_DOWN), 0, NULL);
+    CHECK(st == OK); // model_open has seen it
+    return s->dtype;
 }
 
 int64_t model_file_bytes(const struct model *m) {

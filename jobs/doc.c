@@ -79,7 +79,8 @@ done:
 }
 
 // The document's own failures end it; anything else is the caller's.
-static enum status own_failure(struct doc *d, enum status st, const struct err *why, struct err *e) {
+static enum status own_failure(struct doc *d, enum status st, const struct err *why,
+                               struct err *e) {
     if (st == E_FORMAT || st == E_UNSUPPORTED || st == E_ARG) {
         d->failure = *why;
         d->ended = true;

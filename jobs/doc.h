@@ -1,5 +1,5 @@
-/* A document on its way through the model: text or ids in, a queue of token ids out, and what its rows will
- * say. Private to jobs/. */
+/* A document on its way through the model: text or ids in, a queue of token ids out, and what its
+ * rows will say. Private to jobs/. */
 #ifndef BASIN_JOBS_DOC_H
 #define BASIN_JOBS_DOC_H
 
@@ -30,18 +30,18 @@ struct doc {
     bool is_ids;
 
     /* what has been read */
-    bool ended;         /* no more ids will be queued */
-    bool truncated;     /* cut by limit_tokens */
-    bool bos;           /* the first id is a BOS that was added */
-    int64_t n_tok;      /* ids queued so far, BOS included */
+    bool ended;     /* no more ids will be queued */
+    bool truncated; /* cut by limit_tokens */
+    bool bos;       /* the first id is a BOS that was added */
+    int64_t n_tok;  /* ids queued so far, BOS included */
     struct utf8_counts counts;
     char text_hash[HASH_TEXT]; /* when ended; "" for ids */
 
     /* what has been scored */
-    int64_t n_fed;      /* positions given to spans */
-    int64_t n_done;     /* positions whose results are in: equals the caches' position */
-    int64_t n_entries;  /* tokens that have their entry in a token row, in blocks of DOC_BLOCK */
-    int32_t only_id;    /* of a document of one token, which no row ever carries */
+    int64_t n_fed;     /* positions given to spans */
+    int64_t n_done;    /* positions whose results are in: equals the caches' position */
+    int64_t n_entries; /* tokens that have their entry in a token row, in blocks of DOC_BLOCK */
+    int32_t only_id;   /* of a document of one token, which no row ever carries */
     int32_t block_ids[DOC_BLOCK];
     struct doc_track *tracks; /* owned [n_setting] */
     int n_setting;
@@ -54,9 +54,9 @@ void doc_free(struct doc *d);
 
 /* Reads one document at a time: text through the tokenizer, or ids. */
 struct doc_reader {
-    const struct tok *tok;     /* borrowed; NULL when there is no text */
-    struct tok_stream *stream; /* owned */
-    struct hash *hash;         /* owned */
+    const struct tok *tok;      /* borrowed; NULL when there is no text */
+    struct tok_stream *stream;  /* owned */
+    struct hash *hash;          /* owned */
     const struct manifest *man; /* borrowed */
     bool add_bos;
     struct corpus *corpus; /* borrowed: where `doc`'s bytes come from */
@@ -77,8 +77,8 @@ void doc_reader_fini(struct doc_reader *r);
 /* Begins with document d, which corpus_next() has just opened. */
 enum status doc_reader_begin(struct doc_reader *r, struct corpus *c, struct doc *d,
                              struct err *e) WARN_UNUSED;
-/* Fills the queue up to `want` ids or to the document's end. What is wrong with the document itself goes
- * to d->failure (and ends it); the status is for everything else. */
+/* Fills the queue up to `want` ids or to the document's end. What is wrong with the document itself
+ * goes to d->failure (and ends it); the status is for everything else. */
 enum status doc_reader_fill(struct doc_reader *r, size_t want, struct err *e) WARN_UNUSED;
 /* Drops the first n ids of the queue. */
 void doc_reader_advance(struct doc_reader *r, size_t n);

@@ -19,7 +19,7 @@ struct run {
     int64_t deadline_ns; /* monotonic; 0: none */
     int64_t bytes_done, bytes_total;
     int parts_done, parts;
-    struct sbuf records; /* finished parts of this run, as JSON objects with commas */
+    struct sbuf records;      /* finished parts of this run, as JSON objects with commas */
     struct ledger_part *part; /* owned: the part in hand */
     int part_number;
     struct ledger_mark begun; /* where it stood when this run took it */
@@ -73,7 +73,8 @@ static void progress(void *ctx, const struct score_totals *t, const char *source
 }
 
 static void event(const struct run *r, struct sbuf *json) {
-    if (r->o->hooks.event != NULL && !json->failed) r->o->hooks.event(r->o->hooks.ctx, sbuf_str(json));
+    if (r->o->hooks.event != NULL && !json->failed)
+        r->o->hooks.event(r->o->hooks.ctx, sbuf_str(json));
 }
 
 /* ---- the record of this attempt, OUT/run/ATTEMPT.json ---- */
@@ -82,11 +83,12 @@ static void event(const struct run *r, struct sbuf *json) {
 static void describe_part(const struct run *r, const char *end, struct sbuf *out) {
     const struct score_totals *t = score_totals(r->scorer);
     sbuf_printf(out,
-                "%s{\"part\":%d,\"documents_resumed\":%lld,\"tokens_resumed\":%lld,\"tokens_computed\":%lld,"
+                "%s{\"part\":%d,\"documents_resumed\":%lld,\"tokens_resumed\":%lld,\"tokens_"
+                "computed\":%lld,"
                 "\"end\":\"%s\"}",
                 r->records.n > 0 ? "," : "", r->part_number, (long long)r->begun.documents,
-                (long long)(t->tokens_resumed - r->resumed_before), (long long)(t->tokens - r->tokens_before),
-                end);
+                (long long)(t->tokens_resumed - r->resumed_before),
+                (long long)(t->tokens - r->tokens_before), end);
 }
 
 static enum status write_record(struct run *r, bool ended, struct err *e) {
@@ -103,19 +105,25 @@ static enum status write_record(struct run *r, bool ended, struct err *e) {
     sbuf_json_string(&b, host, strlen(host));
     sbuf_puts(&b, ",\"cpu\":");
     sbuf_json_string(&b, cpu, strlen(cpu));
-    sbuf_printf(&b, ",\"device\":\"%s\",\"simd\":\"%s\",\"threads\":%d,\"dtype\":\"%s\",\"span_tokens\":%lld",
-                dev_describe(r->session.dev), cpu_isa_name(r->o->isa), r->o->n_thread,
-                session_dtype(&r->session), (long long)r->session.n_row);
+    sbuf_printf(
+        &b,
+        ",\"device\":\"%s\",\"simd\":\"%s\",\"threads\":%d,\"dtype\":\"%s\",\"span_tokens\":%lld",
+        dev_describe(r->session.dev), cpu_isa_name(r->o->isa), r->o->n_thread,
+        session_dtype(&r->session), (long long)r->session.n_row);
     sbuf_printf(&b, ",\"rank\":%d,\"ranks\":%d,\"started_unix\":", r->o->rank.i, r->o->rank.n);
     sbuf_json_double(&b, (double)(r->started_unix_ns / 1000000) / 1e3);
     sbuf_printf(&b, ",\"ended\":%s,\"seconds\":", ended ? "true" : "false");
     sbuf_json_double(&b, (double)(clock_ns() - r->started_ns) / 1e9);
-    sbuf_printf(&b, ",\"documents\":%lld,\"failed\":%lld,\"tokens_computed\":%lld,\"tokens_resumed\":%lld",
-                (long long)t->documents, (long long)t->failed, (long long)t->tokens,
-                (long long)t->tokens_resumed);
-    sbuf_printf(&b, ",\"stage_seconds\":{\"linear\":%.3f,\"attention\":%.3f,\"head\":%.3f,\"prepare\":%.3f,"
-                    "\"other\":%.3f}",
-                stage[DEV_LINEAR], stage[DEV_ATTEND], stage[DEV_HEAD], stage[DEV_PREPARE], stage[DEV_OTHER]);
+    sbuf_printf(
+        &b, ",\"documents\":%lld,\"failed\":%lld,\"tokens_computed\":%lld,\"tokens_resumed\":%lld",
+        (long long)t->documents, (long long)t->failed, (long long)t->tokens,
+        (long long)t->tokens_resumed);
+    sbuf_printf(
+        &b,
+        ",\"stage_seconds\":{\"linear\":%.3f,\"attention\":%.3f,\"head\":%.3f,\"prepare\":%.3f,"
+        "\"other\":%.3f}",
+        stage[DEV_LINEAR], stage[DEV_ATTEND], stage[DEV_HEAD], stage[DEV_PREPARE],
+        stage[DEV_OTHER]);
     sbuf_printf(&b, ",\"parts\":[%s", sbuf_str(&r->records));
     if (r->part != NULL) describe_part(r, "running", &b);
     sbuf_puts(&b, "]}\n");
@@ -128,7 +136,8 @@ done:
 
 /* ---- the ledger as the scorer sees it ---- */
 
-static enum status out_add(void *ctx, enum ledger_stream s, const char *lines, size_t n, struct err *e) {
+static enum status out_add(void *ctx, enum ledger_stream s, const char *lines, size_t n,
+                           struct err *e) {
     return ledger_add(((struct run *)ctx)->part, s, lines, n, e);
 }
 
@@ -174,11 +183,13 @@ done:
     return st;
 }
 
-static void part_event(const struct run *r, const char *kind, int part, const struct ledger_mark *m) {
+static void part_event(const struct run *r, const char *kind, int part,
+                       const struct ledger_mark *m) {
     struct sbuf b;
     sbuf_init(&b);
-    sbuf_printf(&b, "{\"event\":\"%s\",\"part\":%d,\"parts\":%d,\"documents\":%lld,\"failed\":%lld}", kind,
-                part, r->session.plan->n_part, (long long)m->documents, (long long)m->failed);
+    sbuf_printf(&b,
+                "{\"event\":\"%s\",\"part\":%d,\"parts\":%d,\"documents\":%lld,\"failed\":%lld}",
+                kind, part, r->session.plan->n_part, (long long)m->documents, (long long)m->failed);
     event(r, &b);
     sbuf_fini(&b);
 }
@@ -191,7 +202,8 @@ static enum status run_part(struct run *r, int part, bool *held, bool *no_locks,
     sbuf_init(&state);
     *held = false;
     if (ledger_is_published(r->ledger, part) && !ledger_wants_retry(r->ledger, part)) goto done;
-    TRY(ledger_part_open(&r->part, r->ledger, part, r->o->ignore_locks, held, no_locks, &mark, &state, e));
+    TRY(ledger_part_open(&r->part, r->ledger, part, r->o->ignore_locks, held, no_locks, &mark,
+                         &state, e));
     if (r->part == NULL) goto done; // held, or published by another run in the meantime
     r->part_number = part;
     r->begun = mark;
@@ -209,10 +221,10 @@ done:
     return st;
 }
 
-/* One pass over the parts of this rank (or, stealing, of the others). What is wrong with one part's inputs
- * does not keep the next from being done: the first such error is kept in *first. */
-static enum status run_parts(struct run *r, bool mine, int *n_held, bool *no_locks, struct err *first,
-                             struct err *e) {
+/* One pass over the parts of this rank (or, stealing, of the others). What is wrong with one part's
+ * inputs does not keep the next from being done: the first such error is kept in *first. */
+static enum status run_parts(struct run *r, bool mine, int *n_held, bool *no_locks,
+                             struct err *first, struct err *e) {
     enum status st = OK;
     *n_held = 0;
     for (int i = 0; i < r->session.plan->n_part; i++) {
@@ -273,13 +285,13 @@ done:
 /* ---- running ---- */
 
 static void name_attempt(struct run *r) {
-    snprintf(r->attempt, sizeof r->attempt, "%lld-%ld-%d", (long long)(clock_unix_ns() / 1000), (long)getpid(),
-             r->o->rank.i);
+    snprintf(r->attempt, sizeof r->attempt, "%lld-%ld-%d", (long long)(clock_unix_ns() / 1000),
+             (long)getpid(), r->o->rank.i);
 }
 
 // The dtype a job that has begun was fixed to; `auto` follows it on every later run.
-static enum status fixed_dtype(const struct manifest *man, const char *dir, bool overwrite, char dtype[16],
-                               struct err *e) {
+static enum status fixed_dtype(const struct manifest *man, const char *dir, bool overwrite,
+                               char dtype[16], struct err *e) {
     enum status st = OK;
     struct json *job = NULL;
     dtype[0] = '\0';
@@ -364,7 +376,8 @@ static enum status run_all(struct run *r, struct run_result *out, struct err *e)
     TRY(run_parts(r, true, &held, &no_locks, &first, e));
     if (no_locks) {
         note(r, RUN_WARNING,
-             "this file system has no working locks: the run keeps to its own shard; do not start the same "
+             "this file system has no working locks: the run keeps to its own shard; do not start "
+             "the same "
              "shard twice");
     }
     if (r->o->steal && !no_locks) TRY(run_parts(r, false, &held_elsewhere, &no_locks, &first, e));
@@ -433,7 +446,8 @@ static void direct_close(void *ctx) {
 }
 
 static enum status direct_drop(void *ctx, const struct ledger_mark *m, struct err *e) {
-    (void)ctx, (void)m, (void)e; // lines that have left cannot be called back; the error row follows them
+    (void)ctx, (void)m,
+        (void)e; // lines that have left cannot be called back; the error row follows them
     return OK;
 }
 
@@ -442,8 +456,8 @@ static int64_t direct_uncommitted(void *ctx) {
     return 0;
 }
 
-static enum status direct_commit(void *ctx, const struct ledger_mark *m, const char *state, size_t n,
-                                 struct err *e) {
+static enum status direct_commit(void *ctx, const struct ledger_mark *m, const char *state,
+                                 size_t n, struct err *e) {
     (void)ctx, (void)m, (void)state, (void)n, (void)e;
     return OK;
 }
@@ -470,7 +484,8 @@ static enum status direct_all(struct run *r, const char *tmp_dir, const struct r
     TRY(score_open(&r->scorer, &sc, e));
     for (int i = 0; i < r->session.plan->n_part; i++) {
         struct ledger_mark mark = {0};
-        TRY(score_part(r->scorer, r->session.plan, &r->session.plan->parts[i], &out, &mark, NULL, e));
+        TRY(score_part(r->scorer, r->session.plan, &r->session.plan->parts[i], &out, &mark, NULL,
+                       e));
         result->documents += mark.documents;
         result->failed += mark.failed;
     }
@@ -478,8 +493,8 @@ done:
     return st;
 }
 
-enum status run_direct(const struct manifest *man, const struct run_options *o, const struct run_sink *sink,
-                       struct run_result *out, struct err *e) {
+enum status run_direct(const struct manifest *man, const struct run_options *o,
+                       const struct run_sink *sink, struct run_result *out, struct err *e) {
     enum status st = OK;
     struct run r;
     memset(&r, 0, sizeof r);

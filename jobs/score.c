@@ -132,7 +132,8 @@ static enum status add_piece(struct scorer *s, struct doc *d, int64_t n, bool ke
     *p = (struct score_piece){.doc = d, .n = n, .first_id = s->reader.queue[0]};
     for (int i = 0; i < s->n_setting; i++) {
         int64_t row = 0;
-        st = span_add(s->span, d->tracks[i].cache, s->reader.queue, s->reader.queue + 1, n, keep, &row, &why);
+        st = span_add(s->span, d->tracks[i].cache, s->reader.queue, s->reader.queue + 1, n, keep,
+                      &row, &why);
         if (st == E_ARG) { // an id outside the vocabulary: found before anything was added
             d->failure = why;
             d->ended = true;
@@ -194,7 +195,8 @@ static enum status emit_block(struct scorer *s, struct doc *d, int64_t n, struct
     if (s->cfg.man->score.tokens && n > 0) {
         sbuf_clear(&s->line);
         for (int i = 0; i < s->n_setting; i++) {
-            doc_print_tokens(d, &s->cfg.man->settings[i], &d->tracks[i], d->n_entries - n, n, &s->line);
+            doc_print_tokens(d, &s->cfg.man->settings[i], &d->tracks[i], d->n_entries - n, n,
+                             &s->line);
         }
         TRY(sbuf_status(&s->line, e));
         TRY(s->out->add_open(s->out->ctx, s->line.s, s->line.n, e));
@@ -203,7 +205,8 @@ done:
     return st;
 }
 
-/* One more token of d has its log-probabilities: logp[i * stride] under setting i. NaN only for the first. */
+/* One more token of d has its log-probabilities: logp[i * stride] under setting i. NaN only for the
+ * first. */
 static enum status add_entry(struct scorer *s, struct doc *d, int32_t id, const double *logp,
                              int64_t stride, struct err *e) {
     const int64_t at = d->n_entries % DOC_BLOCK;
@@ -275,7 +278,8 @@ static enum status finish_document(struct scorer *s, struct doc *d, struct err *
         s->mark.slice = d->slice;
         s->mark.offset = d->offset;
         TRY(s->out->drop_document(s->out->ctx, &s->mark, e));
-        for (int i = 0; i < s->n_setting; i++) doc_print_error(d, &s->cfg.man->settings[i], &s->line);
+        for (int i = 0; i < s->n_setting; i++)
+            doc_print_error(d, &s->cfg.man->settings[i], &s->line);
         TRY(sbuf_status(&s->line, e));
         TRY(s->out->add(s->out->ctx, LEDGER_ERRORS, s->line.s, s->line.n, e));
         goto done;
@@ -335,7 +339,8 @@ static enum status commit(struct scorer *s, bool with_state, struct err *e) {
     sbuf_init(&state);
     TRY(locate(s, e));
     const struct doc *d = s->n_doc > 0 ? s->docs[0] : NULL;
-    if (with_state && d != NULL && d->n_done > 0 && d->failure.code == OK) TRY(score_save(s, d, &state, e));
+    if (with_state && d != NULL && d->n_done > 0 && d->failure.code == OK)
+        TRY(score_save(s, d, &state, e));
     TRY(s->out->commit(s->out->ctx, &s->mark, state.s, state.n, e));
     s->committed_ns = clock_ns();
     s->committed_documents = s->mark.documents;
@@ -418,8 +423,8 @@ done:
 }
 
 enum status score_part(struct scorer *s, const struct plan *plan, const struct plan_part *part,
-                       const struct score_out *out, struct ledger_mark *mark, const struct sbuf *state,
-                       struct err *e) {
+                       const struct score_out *out, struct ledger_mark *mark,
+                       const struct sbuf *state, struct err *e) {
     enum status st = OK;
     bool end = false;
     s->plan = plan;

@@ -1,7 +1,9 @@
-/* Scoring the documents of one part: reading, packing into spans, accounting, rows. Private to jobs/.
+/* Scoring the documents of one part: reading, packing into spans, accounting, rows. Private to
+ * jobs/.
  *
- * Rows leave in input order through `struct score_out`, which is the ledger (basin run) or standard output
- * (basin score). The scorer decides when to commit and can go on from a mark and a saved state. */
+ * Rows leave in input order through `struct score_out`, which is the ledger (basin run) or standard
+ * output (basin score). The scorer decides when to commit and can go on from a mark and a saved
+ * state. */
 #ifndef BASIN_JOBS_SCORE_H
 #define BASIN_JOBS_SCORE_H
 
@@ -14,7 +16,8 @@ struct score_out {
     void *ctx;
     /* Whole lines of finished documents. */
     enum status (*add)(void *ctx, enum ledger_stream s, const char *lines, size_t n, struct err *e);
-    /* Token lines of the document in progress; they count once it is closed, vanish when it is dropped. */
+    /* Token lines of the document in progress; they count once it is closed, vanish when it is
+     * dropped. */
     enum status (*add_open)(void *ctx, const char *lines, size_t n, struct err *e);
     void (*close_document)(void *ctx);
     enum status (*drop_document)(void *ctx, const struct ledger_mark *m, struct err *e);
@@ -35,7 +38,7 @@ struct score_totals {
 struct scorer; /* opaque */
 
 struct score_config {
-    const struct manifest *man;   /* borrowed, as everything here */
+    const struct manifest *man; /* borrowed, as everything here */
     const struct model_on *mo;
     const struct tok *tok; /* NULL when no input is text */
     bool add_bos;
@@ -45,19 +48,22 @@ struct score_config {
     double commit_s, checkpoint_s;
     struct span_stop stop;
     void (*note)(void *ctx, enum run_note kind, const char *text);
-    void (*progress)(void *ctx, const struct score_totals *t, const char *source); /* after each span */
+    void (*progress)(void *ctx, const struct score_totals *t,
+                     const char *source); /* after each span */
     void *ctx;
 };
 
-enum status score_open(struct scorer **out, const struct score_config *c, struct err *e) WARN_UNUSED;
+enum status score_open(struct scorer **out, const struct score_config *c,
+                       struct err *e) WARN_UNUSED;
 void score_close(struct scorer *s);
 const struct score_totals *score_totals(const struct scorer *s);
 
-/* Scores the documents of `part` from *mark on, and its middle if `state` holds one. *mark moves along with
- * every commit and is final on success. E_CANCEL: stopped on request, everything finished is committed,
- * and so is the middle of a document. Other failures leave what was committed. */
+/* Scores the documents of `part` from *mark on, and its middle if `state` holds one. *mark moves
+ * along with every commit and is final on success. E_CANCEL: stopped on request, everything
+ * finished is committed, and so is the middle of a document. Other failures leave what was
+ * committed. */
 enum status score_part(struct scorer *s, const struct plan *plan, const struct plan_part *part,
-                       const struct score_out *out, struct ledger_mark *mark, const struct sbuf *state,
-                       struct err *e) WARN_UNUSED;
+                       const struct score_out *out, struct ledger_mark *mark,
+                       const struct sbuf *state, struct err *e) WARN_UNUSED;
 
 #endif

@@ -42,9 +42,11 @@ struct scorer {
     bool warned_length;
 };
 
-/* Checkpoints of a document's middle (jobs/score_state.c). Restoring checks that they are of this model,
- * tokenizer limits, setting list and device kind; E_FORMAT with what differs, the document unchanged. */
-enum status score_save(struct scorer *s, const struct doc *d, struct sbuf *out, struct err *e) WARN_UNUSED;
+/* Checkpoints of a document's middle (jobs/score_state.c). Restoring checks that they are of this
+ * model, tokenizer limits, setting list and device kind; E_FORMAT with what differs, the document
+ * unchanged. */
+enum status score_save(struct scorer *s, const struct doc *d, struct sbuf *out,
+                       struct err *e) WARN_UNUSED;
 enum status score_restore(struct scorer *s, struct doc *d, const struct sbuf *state,
                           struct err *e) WARN_UNUSED;
 

@@ -5,8 +5,8 @@
  *   int32 block_ids[n_entries % DOC_BLOCK]
  *   per setting: num_sum, int64 n_scored, f64 logp[n_entries % DOC_BLOCK], the cache (core/cache.h)
  *
- * Host byte order: a state is read by the build that wrote it (the head says which) on the same kind of
- * device, and its bytes are covered by the ledger's checksum. */
+ * Host byte order: a state is read by the build that wrote it (the head says which) on the same
+ * kind of device, and its bytes are covered by the ledger's checksum. */
 #include "jobs/score_impl.h"
 
 #include <stdio.h>
@@ -80,15 +80,16 @@ static enum status compare_heads(const char *have, size_t n_have, const struct s
     return n_have == want->n ? OK : err_fail(e, E_FORMAT, "it belongs to another document");
 }
 
-/* Reads the document's ids again up to position n_done; the reader's queue then begins there. The ids of
- * the block in progress must be the ones the state was saved with. */
-static enum status skip_scored(struct scorer *s, struct doc *d, int64_t n_done, const int32_t *block,
-                               size_t n_block, struct err *e) {
+/* Reads the document's ids again up to position n_done; the reader's queue then begins there. The
+ * ids of the block in progress must be the ones the state was saved with. */
+static enum status skip_scored(struct scorer *s, struct doc *d, int64_t n_done,
+                               const int32_t *block, size_t n_block, struct err *e) {
     enum status st = OK;
     for (int64_t pos = 0; pos <= n_done;) {
         TRY(doc_reader_fill(&s->reader, 2, e));
         const size_t have = s->reader.n_queue;
-        if (have == 0 || d->failure.code != OK) FAIL(e, E_FORMAT, "the document has become shorter");
+        if (have == 0 || d->failure.code != OK)
+            FAIL(e, E_FORMAT, "the document has become shorter");
         for (size_t i = 0; i < have && pos + (int64_t)i <= n_done; i++) {
             d->block_ids[(pos + (int64_t)i) % DOC_BLOCK] = s->reader.queue[i];
         }
@@ -106,7 +107,8 @@ done:
     return st;
 }
 
-enum status score_restore(struct scorer *s, struct doc *d, const struct sbuf *state, struct err *e) {
+enum status score_restore(struct scorer *s, struct doc *d, const struct sbuf *state,
+                          struct err *e) {
     enum status st = OK;
     struct cursor c = {state->s, state->s + state->n};
     struct sbuf head;

@@ -35,8 +35,8 @@ static enum status open_tokenizer(struct session *s, const char *dir, struct err
     TRY(tok_open(&s->tok, dir, e));
     const int64_t n_vocab = model_arch(s->model)->n_vocab;
     if (tok_bos(s->tok) >= n_vocab) {
-        FAIL(e, E_FORMAT, "%s: the tokenizer's BOS id %d is outside the model's vocabulary of %lld", dir,
-             tok_bos(s->tok), (long long)n_vocab);
+        FAIL(e, E_FORMAT, "%s: the tokenizer's BOS id %d is outside the model's vocabulary of %lld",
+             dir, tok_bos(s->tok), (long long)n_vocab);
     }
     const enum man_bos want = s->man->score.add_bos;
     s->add_bos = want == MAN_BOS_TRUE || (want == MAN_BOS_AUTO && tok_adds_bos(s->tok));
@@ -54,9 +54,10 @@ static void warn_settings(const struct session *s) {
         const struct man_setting *c = &s->man->settings[i];
         if (c->mode == MAN_DENSE || c->sink_tokens + c->window_tokens <= n_ctx) continue;
         char text[256];
-        snprintf(text, sizeof text,
-                 "setting %s: a cache of %lld tokens is longer than the %lld the model was trained at",
-                 c->name, (long long)(c->sink_tokens + c->window_tokens), (long long)n_ctx);
+        snprintf(
+            text, sizeof text,
+            "setting %s: a cache of %lld tokens is longer than the %lld the model was trained at",
+            c->name, (long long)(c->sink_tokens + c->window_tokens), (long long)n_ctx);
         h->note(h->ctx, RUN_WARNING, text);
     }
 }
@@ -85,12 +86,14 @@ done:
 enum status session_start(struct session *s, struct err *e) {
     enum status st = OK;
     const char *want = s->o->devices != NULL ? s->o->devices : "auto";
-    const struct dev_config c = {.n_thread = s->o->n_thread, .isa = s->o->isa, .compute = s->compute};
+    const struct dev_config c = {
+        .n_thread = s->o->n_thread, .isa = s->o->isa, .compute = s->compute};
     if (strcmp(want, "ref") == 0) {
         TRY(dev_open_ref(&s->dev, &c, e));
     } else if (strcmp(want, "cpu") == 0 || (strcmp(want, "auto") == 0 && dev_cuda_count() == 0)) {
         TRY(dev_open_cpu(&s->dev, &c, e));
-    } else if (strcmp(want, "auto") == 0 || strncmp(want, "cuda", 4) == 0 || strchr(want, ',') != NULL) {
+    } else if (strcmp(want, "auto") == 0 || strncmp(want, "cuda", 4) == 0 ||
+               strchr(want, ',') != NULL) {
         st = dev_open_cuda(&s->dev, 0, &c, e);
         if (st != OK) {
             if (e != NULL) e->code = E_DEVICE;
@@ -126,8 +129,9 @@ enum status session_print_job(const struct session *s, struct sbuf *out, struct 
     struct sbuf man;
     sbuf_init(&man);
     man_canonical(s->man, &man);
-    sbuf_printf(out, "{\"version\":1,\"identity\":{\"manifest\":%s,\"dtype\":\"%s\",\"cache_dtype\":\"%s\"",
-                sbuf_str(&man), session_dtype(s), session_dtype(s));
+    sbuf_printf(
+        out, "{\"version\":1,\"identity\":{\"manifest\":%s,\"dtype\":\"%s\",\"cache_dtype\":\"%s\"",
+        sbuf_str(&man), session_dtype(s), session_dtype(s));
     sbuf_printf(out, ",\"model\":\"%s\",\"model_family\":\"%s\"", model_identity(s->model),
                 model_arch(s->model)->family->name);
     if (s->tok != NULL) {

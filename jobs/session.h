@@ -18,8 +18,8 @@ struct session {
     int64_t n_row; /* rows of a span */
 };
 
-/* Opens plan, model and tokenizer, and settles the dtype: `dtype` ("f32", "bf16") if not NULL, else the
- * manifest's, "auto" being bf16 for models stored in 16 bits and f32 for others. */
+/* Opens plan, model and tokenizer, and settles the dtype: `dtype` ("f32", "bf16") if not NULL, else
+ * the manifest's, "auto" being bf16 for models stored in 16 bits and f32 for others. */
 enum status session_open(struct session *s, const struct manifest *man, const struct run_options *o,
                          const char *dtype, struct err *e) WARN_UNUSED;
 /* Opens the device and binds the model to it. Errors: E_DEVICE. */

@@ -82,7 +82,8 @@ static void attend(const struct raw *m, const struct raw_cache *c, const double 
         for (int j = 0; j < c->n; j++) sum += exp(score[j] - top);
         for (int j = 0; j < c->n; j++) {
             const double p = exp(score[j] - top) / sum;
-            for (int i = 0; i < m->hd; i++) out[h * m->hd + i] += p * c->v[(size_t)j * row + (size_t)(g * m->hd + i)];
+            for (int i = 0; i < m->hd; i++)
+                out[h * m->hd + i] += p * c->v[(size_t)j * row + (size_t)(g * m->hd + i)];
         }
     }
     free(score);
@@ -92,27 +93,34 @@ static void evict(const struct raw *m, struct raw_cache *c, int n_sink, int n_wi
     if (n_win < 0 || c->n <= n_sink + n_win) return;
     const size_t row = (size_t)(m->kv * m->hd);
     const int from = c->n - n_win;
-    memmove(c->k + (size_t)n_sink * row, c->k + (size_t)from * row, (size_t)n_win * row * sizeof(double));
-    memmove(c->v + (size_t)n_sink * row, c->v + (size_t)from * row, (size_t)n_win * row * sizeof(double));
+    memmove(c->k + (size_t)n_sink * row, c->k + (size_t)from * row,
+            (size_t)n_win * row * sizeof(double));
+    memmove(c->v + (size_t)n_sink * row, c->v + (size_t)from * row,
+            (size_t)n_win * row * sizeof(double));
     c->n = n_sink + n_win;
 }
 
-static void token(const struct raw *m, struct raw_cache *caches, int32_t id, int n_sink, int n_win, double *x,
-                  double *s) {
+static void token(const struct raw *m, struct raw_cache *caches, int32_t id, int n_sink, int n_win,
+                  double *x, double *s) {
     const float *e = tensor(m, "model.embed_tokens.weight", 0) + (size_t)id * (size_t)m->d;
-    double *h = s, *q = h + m->d, *o = q + m->heads * m->hd, *g = o + m->heads * m->hd, *u = g + m->ff;
+    double *h = s, *q = h + m->d, *o = q + m->heads * m->hd, *g = o + m->heads * m->hd,
+           *u = g + m->ff;
     for (int i = 0; i < m->d; i++) x[i] = (double)e[i];
     for (int l = 0; l < m->layers; l++) {
         struct raw_cache *c = &caches[l];
         const size_t row = (size_t)(m->kv * m->hd);
         rms(h, x, tensor(m, "model.layers.%d.input_layernorm.weight", l), m->d, m->eps);
-        matvec(q, tensor(m, "model.layers.%d.self_attn.q_proj.weight", l), h, m->heads * m->hd, m->d);
-        matvec(c->k + (size_t)c->n * row, tensor(m, "model.layers.%d.self_attn.k_proj.weight", l), h, (int)row, m->d);
-        matvec(c->v + (size_t)c->n * row, tensor(m, "model.layers.%d.self_attn.v_proj.weight", l), h, (int)row, m->d);
+        matvec(q, tensor(m, "model.layers.%d.self_attn.q_proj.weight", l), h, m->heads * m->hd,
+               m->d);
+        matvec(c->k + (size_t)c->n * row, tensor(m, "model.layers.%d.self_attn.k_proj.weight", l),
+               h, (int)row, m->d);
+        matvec(c->v + (size_t)c->n * row, tensor(m, "model.layers.%d.self_attn.v_proj.weight", l),
+               h, (int)row, m->d);
         c->n++;
         attend(m, c, q, o);
         evict(m, c, n_sink, n_win);
-        matvec(h, tensor(m, "model.layers.%d.self_attn.o_proj.weight", l), o, m->d, m->heads * m->hd);
+        matvec(h, tensor(m, "model.layers.%d.self_attn.o_proj.weight", l), o, m->d,
+               m->heads * m->hd);
         for (int i = 0; i < m->d; i++) x[i] += h[i];
         rms(h, x, tensor(m, "model.layers.%d.post_attention_layernorm.weight", l), m->d, m->eps);
         matvec(g, tensor(m, "model.layers.%d.mlp.gate_proj.weight", l), h, m->ff, m->d);
@@ -159,7 +167,8 @@ void raw_nll(const char *dir, const int32_t *ids, int n, int n_sink, int n_win, 
     for (int t = 0; t + 1 < n; t++) {
         token(&m, caches, ids[t], n_sink, n_win, x, scratch);
         rms(scratch, x, tensor(&m, "model.norm.weight", 0), m.d, m.eps);
-        matvec(logits, tensor(&m, m.tied ? "model.embed_tokens.weight" : "lm_head.weight", 0), scratch, m.vocab, m.d);
+        matvec(logits, tensor(&m, m.tied ? "model.embed_tokens.weight" : "lm_head.weight", 0),
+               scratch, m.vocab, m.d);
         double top = logits[0], sum = 0;
         for (int i = 1; i < m.vocab; i++) top = logits[i] > top ? logits[i] : top;
         for (int i = 0; i < m.vocab; i++) sum += exp(logits[i] - top);

@@ -1,5 +1,6 @@
-/* The span engine against the reference implementation's recorded results, on every backend: exactness in
- * every recorded mode, the streaming laws, and bytes that do not depend on how the rows were cut. */
+/* The span engine against the reference implementation's recorded results, on every backend:
+ * exactness in every recorded mode, the streaming laws, and bytes that do not depend on how the
+ * rows were cut. */
 #include "base/cpu.h"
 #include "base/mem.h"
 #include "core/span.h"
@@ -18,10 +19,11 @@
 
 #define FIXTURES "tests/data/fixtures/"
 
-static const char *const names[] = {"llama", "llama_tied", "mistral", "yi", "llama_rope_linear",
-                                    "llama_rope_llama3", "llama_rope_yarn", "mistral_swa"};
-static const char *const modes[] = {"dense", "sink_s4_w28", "sink_s1_w15", "window_s0_w32",
-                                    "prefill100_s4_w28", "chunk16_s4_w28"};
+static const char *const names[] = {
+    "llama",           "llama_tied", "mistral", "yi", "llama_rope_linear", "llama_rope_llama3",
+    "llama_rope_yarn", "mistral_swa"};
+static const char *const modes[] = {"dense",         "sink_s4_w28",       "sink_s1_w15",
+                                    "window_s0_w32", "prefill100_s4_w28", "chunk16_s4_w28"};
 
 static void must(enum status st, const struct err *e) {
     if (st != OK) fail_msg("%s: %s", err_name(st), e->msg);
@@ -34,12 +36,13 @@ struct rig {
     struct model_on *on;
 };
 
-static void rig_open(struct rig *r, const char *dir, const char *kind, enum cpu_isa isa, int threads,
-                     enum dtype dtype) {
+static void rig_open(struct rig *r, const char *dir, const char *kind, enum cpu_isa isa,
+                     int threads, enum dtype dtype) {
     struct err e = {0};
     const struct dev_config c = {.n_thread = threads, .isa = isa, .compute = dtype};
     must(model_open(&r->model, dir, &e), &e);
-    must(strcmp(kind, "ref") == 0 ? dev_open_ref(&r->dev, &c, &e) : dev_open_cpu(&r->dev, &c, &e), &e);
+    must(strcmp(kind, "ref") == 0 ? dev_open_ref(&r->dev, &c, &e) : dev_open_cpu(&r->dev, &c, &e),
+         &e);
     must(model_on_open(&r->on, r->model, r->dev, &e), &e);
 }
 
@@ -92,7 +95,8 @@ static int64_t member(const struct jnode *m, const char *key, int64_t otherwise)
     return v != NULL ? json_int(v) : otherwise;
 }
 
-static bool mode_rule(const struct fixture *f, const char *mode, struct vis_rule *rule, const struct jnode **nll) {
+static bool mode_rule(const struct fixture *f, const char *mode, struct vis_rule *rule,
+                      const struct jnode **nll) {
     const struct jnode *m = json_get(json_root(f->ref), mode);
     if (m == NULL) return false;
     *rule = (struct vis_rule){.dense = strcmp(mode, "dense") == 0,
@@ -130,7 +134,8 @@ static int compare_all(const char *kind, enum cpu_isa isa, double budget) {
             score(&r, &rule, f.ids, f.n, 150, nll);
             const double d = worst(nll, want, f.n - 1);
             print_message("%s %s %s: %.1e\n", kind, names[k], modes[i], d);
-            if (!(d <= budget)) fail_msg("%s %s %s: off by %g, budget %g", kind, names[k], modes[i], d, budget);
+            if (!(d <= budget))
+                fail_msg("%s %s %s: off by %g, budget %g", kind, names[k], modes[i], d, budget);
             compared++;
         }
         rig_close(&r);
@@ -224,7 +229,8 @@ static void test_span_sizes_same_bytes(void **state) {
                 for (size_t i = 0; i < COUNTOF(sizes); i++) {
                     score(&r, &rules[k], f.ids, f.n, sizes[i], cut);
                     if (memcmp(whole, cut, (size_t)(f.n - 1) * sizeof whole[0]) != 0) {
-                        fail_msg("isa %d bf16 %d rule %d: spans of %d rows differ", isa, bf16, k, (int)sizes[i]);
+                        fail_msg("isa %d bf16 %d rule %d: spans of %d rows differ", isa, bf16, k,
+                                 (int)sizes[i]);
                     }
                 }
             }
@@ -251,7 +257,8 @@ static void test_threads_same_bytes(void **state) {
     json_close(f.ref);
 }
 
-/* Several documents under several rules in one span, in pieces of uneven size, against each one alone. */
+/* Several documents under several rules in one span, in pieces of uneven size, against each one
+ * alone. */
 static void test_packing_same_bytes(void **state) {
     (void)state;
     enum { DOCS = 6 };
@@ -283,7 +290,8 @@ static void test_packing_same_bytes(void **state) {
             left += len[d] - 1 - pos[d] > n[d];
             if (n[d] == 0) continue;
             const int32_t *ids = f.ids + from[d] + pos[d];
-            must(span_add(sp, c[d], ids, ids + 1, n[d], pos[d] + n[d] < len[d] - 1, &rows[d], &e), &e);
+            must(span_add(sp, c[d], ids, ids + 1, n[d], pos[d] + n[d] < len[d] - 1, &rows[d], &e),
+                 &e);
         }
         must(span_run(sp, NULL, &e), &e);
         for (int d = 0; d < DOCS; d++) {
@@ -308,7 +316,8 @@ static void test_rows_to_C_equal_dense(void **state) {
     double dense[4096], sink[4096];
     fixture_open(&f, "llama");
     rig_open(&r, FIXTURES "llama", "cpu", cpu_isa_best(), 2, DT_F32);
-    const struct vis_rule a = {.dense = true, .n_chunk = 1}, b = {.n_sink = 4, .n_win = 28, .n_chunk = 1};
+    const struct vis_rule a = {.dense = true, .n_chunk = 1},
+                          b = {.n_sink = 4, .n_win = 28, .n_chunk = 1};
     const struct vis_rule wide = {.n_sink = 4, .n_win = 1020, .n_chunk = 1};
     score(&r, &a, f.ids, f.n, 128, dense);
     score(&r, &b, f.ids, f.n, 128, sink);
@@ -340,7 +349,8 @@ static void test_no_drift(void **state) {
             mean += d / (N - 1);
             most = d > most ? d : most;
         }
-        print_message("%s against raw keys: mean %.1e, most %.1e\n", ref ? "ref" : "cpu", mean, most);
+        print_message("%s against raw keys: mean %.1e, most %.1e\n", ref ? "ref" : "cpu", mean,
+                      most);
         assert_true(mean <= (ref ? 1e-10 : 1e-5));
         assert_true(most <= (ref ? 1e-9 : 1e-4));
         rig_close(&r);
@@ -382,7 +392,8 @@ static void test_save_and_restore(void **state) {
             assert_int_equal(used, bytes.n);
             must(span_add(sp, b, f.ids + cut, f.ids + cut + 1, f.n - 1 - cut, false, &row, &e), &e);
             must(span_run(sp, NULL, &e), &e);
-            for (int64_t t = cut; t < f.n - 1; t++) assert_true(whole[t] == -span_logp(sp)[row + t - cut]);
+            for (int64_t t = cut; t < f.n - 1; t++)
+                assert_true(whole[t] == -span_logp(sp)[row + t - cut]);
             cache_close(a);
             cache_close(b);
             span_close(sp);
@@ -455,7 +466,8 @@ static void test_ids_outside_the_vocabulary(void **state) {
     assert_int_equal(span_add(sp, c, (int32_t[]){256}, (int32_t[]){1}, 1, false, &row, &e), E_ARG);
     assert_non_null(strstr(e.msg, "256"));
     assert_int_equal(span_add(sp, c, (int32_t[]){-1}, (int32_t[]){1}, 1, false, &row, NULL), E_ARG);
-    assert_int_equal(span_add(sp, c, (int32_t[]){1}, (int32_t[]){999}, 1, false, &row, NULL), E_ARG);
+    assert_int_equal(span_add(sp, c, (int32_t[]){1}, (int32_t[]){999}, 1, false, &row, NULL),
+                     E_ARG);
     assert_int_equal(span_rows(sp), 0);
     cache_close(c);
     span_close(sp);
