@@ -74,3 +74,43 @@ WRAP_test_corpus := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_
 WRAP_test_corpus_glob := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 .SECONDARY:
 -include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d)
+
+.PHONY: setup demo test test-all test-programs asan ubsan tsan lint symbols format install clean help
+setup: ## install what is missing (Debian packages); without root, print the line to run
+	@tools/setup $(APT_TOOLS) $(APT_LIBS) $(APT_TESTS)
+
+demo: setup ## build, score the embedded book with the embedded model, print the tables
+	@$(MAKE) --no-print-directory -s -j$$(nproc) all
+	@tools/demo $(BIN)
+
+test-programs: $(TESTS)
+test: setup ## build and run all tests; the last line counts them
+	@$(MAKE) --no-print-directory -s -j$$(nproc) all test-programs
+	@tools/runtests $(OUT)
+
+test-all: test ## deeper: every sanitizer, valgrind, long documents, many kills
+	@$(MAKE) --no-print-directory lint asan ubsan tsan
+	@tools/runtests --deep $(OUT)
+
+asan ubsan: ## the test programs under ASan + UBSan, or UBSan alone
+	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=$@ all test-programs
+	@tools/runtests build/$@
+tsan: ## a two-thread run under ThreadSanitizer (clang's OpenMP runtime)
+	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=tsan CC=$(CLANG) all
+	@tools/tsan build/tsan/basin
+
+lint: all ## include direction, symbols, forbidden calls, mutable data, format
+	@tools/lint $(OUT)
+format: ## clang-format everything in place
+	@git ls-files '*.c' '*.h' | xargs clang-format -i
+
+install: all ## into $(DESTDIR)$(PREFIX): bin/basin and the demo
+	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/basin
+	install -d $(DESTDIR)$(PREFIX)/share/basin/demo/model
+	install -m 644 examples/demo/persuasion.txt $(DESTDIR)$(PREFIX)/share/basin/demo/
+	install -m 644 examples/demo/model/* $(DESTDIR)$(PREFIX)/share/basin/demo/model/
+
+clean: ## remove build/
+	rm -rf build
+help: ## this list
+	@grep -hE '^[a-z][a-z -]*:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
