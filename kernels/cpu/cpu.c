@@ -1,0 +1,96 @@
+#include "kernels/cpu/cpu_impl.h"
+
+#include "base/mem.h"
+
+#include <stdio.h>
+
+static void cpu_close(struct dev *d) {
+    struct cpu_dev *c = cpu_of(d);
+    for (size_t i = 0; i < c->n_piece; i++) mem_free(c->piece[i].mem);
+    mem_free(c->piece);
+    mem_free(c->scratch);
+    mem_free(c);
+}
+
+void *cpu_scratch(struct cpu_dev *d, size_t bytes) {
+    if (bytes <= d->scratch_bytes) return d->scratch;
+    struct err e = {0};
+    unsigned char *grown = NULL;
+    mem_free(d->scratch); // contents are not kept, so that the peak is one copy
+    d->scratch = NULL;
+    d->scratch_bytes = 0;
+    if (mem_alloc64(&grown, bytes, 1, &e) != OK) {
+        dev_fail(&d->base, e.code, "%s", e.msg);
+        return NULL;
+    }
+    d->scratch = grown;
+    d->scratch_bytes = bytes;
+    return grown;
+}
+
+static const struct dev_ops cpu_ops = {
+    .kind = "cpu",
+    .close = cpu_close,
+    .sync = dev_host_sync,
+    .times = dev_host_times,
+    .buf_alloc = dev_host_buf_alloc,
+    .buf_release = dev_host_buf_release,
+    .write = dev_host_write,
+    .read = dev_host_read,
+    .wt_prepare = cpu_wt_prepare,
+    .wt_release = cpu_wt_release,
+    .embed = cpu_embed,
+    .norm = cpu_norm,
+    .linear = cpu_linear,
+    .angles = cpu_angles,
+    .rope = cpu_rope,
+    .kv_store = cpu_kv_store,
+    .attend = cpu_attend,
+    .act = cpu_act,
+    .add = cpu_add,
+    .head = cpu_head,
+    .copy = dev_host_copy,
+    .copy_peer = dev_host_copy_peer,
+    .event_open = dev_host_event_open,
+    .event_close = dev_host_event_close,
+    .event_record = dev_host_event_record,
+    .event_wait = dev_host_event_wait,
+};
+
+static const struct cpu_kernels *kernels_of(enum cpu_isa isa) {
+    switch (isa) {
+#if defined(__x86_64__)
+    case CPU_AVX512: return &cpu_kernels_avx512;
+    case CPU_AVX2: return &cpu_kernels_avx2;
+#else
+    case CPU_AVX512:
+    case CPU_AVX2:
+#endif
+    case CPU_PORTABLE: break;
+    }
+    return &cpu_kernels_portable;
+}
+
+enum status dev_open_cpu(struct dev **out, const struct dev_config *c, struct err *e) {
+    struct cpu_dev *d = NULL;
+    *out = NULL;
+    if (c->isa > cpu_isa_best())
+        return err_fail(e, E_UNSUPPORTED, "this CPU has no %s", cpu_isa_name(c->isa));
+    enum status st = dev_config_check(c, e);
+    if (st == OK) st = mem_zalloc(&d, 1, sizeof *d, e);
+    if (st != OK) return st;
+    const bool bf16 = c->compute == DT_BF16;
+    d->base.ops = &cpu_ops;
+    d->base.cfg = *c;
+    d->base.act = DT_F32;
+    d->base.kv = bf16 ? DT_BF16 : DT_F32;
+    d->base.op = "open";
+    d->k = kernels_of(c->isa);
+    d->n_thread = c->n_thread;
+    d->pairs = bf16 && d->k->bf16_pairs;
+    d->round = bf16 && !d->k->bf16_pairs;
+    snprintf(d->base.describe, sizeof d->base.describe, "cpu %s %s, %d thread%s", cpu_isa_name(c->isa),
+             dtype_name(c->compute), c->n_thread, c->n_thread == 1 ? "" : "s");
+    *out = &d->base;
+    return OK;
+}

@@ -1,0 +1,112 @@
+/* Private to kernels/cpu/: the handle, its memory, and the packed operands that linear, head and
+ * attention share. */
+#ifndef BASIN_KERNELS_CPU_IMPL_H
+#define BASIN_KERNELS_CPU_IMPL_H
+
+#include "kernels/cpu/kern.h"
+#include "kernels/dev_impl.h"
+
+/* A piece of memory for packed weights, kept when its weight is let go and given to the next. */
+struct cpu_piece {
+    void *mem; /* owned */
+    size_t bytes;
+    bool used;
+};
+
+struct cpu_dev {
+    struct dev base;
+    const struct cpu_kernels *k; /* static */
+    int n_thread;
+    bool pairs; /* matrix operands are bf16 pairs */
+    bool round; /* matrix operands are floats rounded to bf16 */
+    struct cpu_piece *piece; /* owned: n_piece, room for cap_piece */
+    size_t n_piece, cap_piece;
+    unsigned char *scratch; /* owned: of the operation at work */
+    size_t scratch_bytes;
+};
+
+static inline struct cpu_dev *cpu_of(struct dev *d) {
+    return (struct cpu_dev *)d;
+}
+
+/* At least `bytes` aligned to 64, valid until the next call. NULL after dev_fail(E_NOMEM). Grows
+ * only: in a run of equal blocks nothing is allocated after the first. */
+void *cpu_scratch(struct cpu_dev *d, size_t bytes);
+
+static inline size_t cpu_round64(size_t n) {
+    return (n + 63) / 64 * 64;
+}
+static inline int64_t cpu_ceil(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+/* Row of an f32 buffer. */
+static inline float *cpu_row(const struct buf *b, int64_t row) {
+    return dev_host_row(b, row);
+}
+
+/* ---- weights (weights.c). The state of a WT_MATRIX is its packed panels, that of a WT_VECTOR its
+ * floats, padded with zeros to a multiple of 64. */
+void cpu_wt_prepare(struct dev *d, struct wt *w);
+void cpu_wt_release(struct wt *w);
+
+/* Floats of a vector from `at` on; zeros when there is none (readable: one panel). */
+const float *cpu_vector(const struct wt *w, int64_t at);
+
+/* ---- products (product.c) */
+
+/* Steps (words) of a row of n_in elements. */
+static inline int64_t cpu_steps(const struct cpu_dev *d, int64_t n_in) {
+    return d->pairs ? (n_in + 1) / 2 : n_in;
+}
+
+/* n floats as operand words: as they are, rounded, or as bf16 pairs (an odd end gets a zero). */
+void cpu_words(const struct cpu_dev *d, uint32_t *out, const float *x, int64_t n);
+
+/* A block of rows of x, packed as tiles of A, that is cut over columns and rows for the threads. */
+struct cpu_rows {
+    int64_t n_row, steps;
+    int64_t block;        /* rows of a block: a multiple of mr */
+    int64_t n_block;
+    int64_t group;        /* panels (or other column units) of a group */
+    int64_t n_group;
+    size_t pack_bytes;    /* packed A of a block and what packing needs: one per thread */
+};
+
+/* Cuts n_row rows and n_unit column units so that n_thread threads have work and A stays in L2. */
+struct cpu_rows cpu_cut(const struct cpu_dev *d, int64_t n_row, int64_t n_in, int64_t n_unit);
+
+/* Packs rows row..row+n-1 of x into `pack`. */
+void cpu_pack_rows(const struct cpu_dev *d, const struct cpu_rows *cut, void *pack, const struct buf *x,
+                   int64_t row, int64_t n);
+
+/* C [n, columns of panels p0..p1-1] = A B^T + bias, for the n packed rows. Only columns below n_out
+ * are written; C points at column p0 * nr. */
+struct cpu_product {
+    const struct wt *w, *bias; /* bias may be NULL */
+    const void *pack;
+    int64_t n, steps, p0, p1;
+    float *c;
+    int64_t ldc;
+};
+void cpu_product(const struct cpu_dev *d, const struct cpu_product *p);
+
+/* ---- operations */
+void cpu_linear(struct dev *d, struct buf *y, const struct buf *x, const struct wt *w,
+                const struct wt *bias, int64_t n_row);
+void cpu_head(struct dev *d, const struct dev_head *a, int64_t n_row);
+void cpu_attend(struct dev *d, const struct dev_attend *a, int64_t n_row);
+void cpu_embed(struct dev *d, struct buf *y, const struct wt *table, const struct buf *ids,
+               double scale, int64_t n_row);
+void cpu_norm(struct dev *d, struct buf *y, const struct buf *x, const struct dev_norm *p,
+              int64_t n_row);
+void cpu_angles(struct dev *d, struct buf *ang, const struct buf *pos, const double *freq, int n_pair,
+                double mscale, int64_t n_row);
+void cpu_rope(struct dev *d, struct buf *y, const struct buf *x, const struct buf *ang,
+              const struct dev_rope *p, int64_t n_row);
+void cpu_kv_store(struct dev *d, struct buf *kv, const struct buf *x, const struct buf *seg, int n_seg);
+void cpu_act(struct dev *d, struct buf *y, const struct buf *g, const struct buf *u, enum act_kind kind,
+             int64_t n_row);
+void cpu_add(struct dev *d, struct buf *y, const struct buf *x, double scale, int64_t n_row);
+
+#endif
