@@ -5,8 +5,7 @@
  * when attention is dense. One canonical layout, the same for hand-over, checkpoints and devices:
  *
  *     rows 0 .. S-1              sinks, positions 0 .. S-1
- *     rows S .. S+(pos-low)-1    positions low .. pos-1, oldest first, low = vis_cache_low(pos) >=
- * S
+ *     rows S .. S+(pos-low)-1    positions low .. pos-1, oldest first; low = vis_cache_low(pos)
  *
  * (before S tokens are in, rows 0 .. pos-1.) Keys are rotated at their absolute positions and are
  * never rewritten: a block's rows either extend the live buffers behind the last valid row or are

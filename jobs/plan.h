@@ -1,7 +1,7 @@
 /* The plan: which documents make which part, and which rank takes which part.
  *
- * A part is a run of consecutive documents, fixed by the manifest and the inputs' sizes alone; no
- * content is read (DESIGN section 6). Every rank computes the same plan and the same deal. */
+ * A part is a run of consecutive documents, fixed by the manifest and the inputs' sizes alone; no content is
+ * read (DESIGN section 6). Every rank computes the same plan and the same deal. */
 #ifndef BASIN_JOBS_PLAN_H
 #define BASIN_JOBS_PLAN_H
 
@@ -38,11 +38,9 @@ enum status plan_make(struct plan **out, const struct manifest *man, struct err 
 void plan_free(struct plan *p);
 
 /* rank_of_part[n_part]: parts by size, largest first, each to the rank with the least so far. */
-enum status plan_deal(const struct plan *p, int n_rank, int *rank_of_part,
-                      struct err *e) WARN_UNUSED;
+enum status plan_deal(const struct plan *p, int n_rank, int *rank_of_part, struct err *e) WARN_UNUSED;
 
-/* [{"part":0,"bytes":..,"slices":[{"source":..,"begin":..,"end":..},..]},..]: the table in
- * job.json. */
+/* [{"part":0,"bytes":..,"slices":[{"source":..,"begin":..,"end":..},..]},..]: the table in job.json. */
 void plan_print(const struct plan *p, struct sbuf *out);
 
 #endif

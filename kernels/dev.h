@@ -1,23 +1,20 @@
-/* The seam between the mathematics (core/) and the machines: a table of operations on a device
- * handle.
+/* The seam between the mathematics (core/) and the machines: a table of operations on a device handle.
  *
- * A handle (`struct dev`) is one device: `ref` (plain loops in double, the oracle of every kernel),
- * `cpu` (SIMD + OpenMP) or one GPU. Several handles of any kind live in one process. A handle and
- * everything made from it belong to one thread at a time; handles share no mutable state.
+ * A handle (`struct dev`) is one device: `ref` (plain loops in double, the oracle of every kernel), `cpu`
+ * (SIMD + OpenMP) or one GPU. Several handles of any kind live in one process. A handle and everything made
+ * from it belong to one thread at a time; handles share no mutable state.
  *
- * Operations return nothing. They may run asynchronously, in the order given, and the first failure
- * (shape, memory, device) sticks to the handle: later operations do nothing and dev_sync() reports
- * it with the name of the operation, so that a forward pass reads as mathematics. All operations
- * take blocks of rows, rows 0..n_row-1 of their buffers; one row is not special. kernels/dev.c
- * checks shapes once for all backends.
+ * Operations return nothing. They may run asynchronously, in the order given, and the first failure (shape,
+ * memory, device) sticks to the handle: later operations do nothing and dev_sync() reports it with the name
+ * of the operation, so that a forward pass reads as mathematics. All operations take blocks of rows, rows
+ * 0..n_row-1 of their buffers; one row is not special. kernels/dev.c checks shapes once for all backends.
  *
- * Promise every backend keeps (DESIGN section 7): each output element is summed in an order that
- * does not depend on how many rows run beside it, on threads, or on where a block of rows begins.
+ * Promise every backend keeps (DESIGN section 7): each output element is summed in an order that does not
+ * depend on how many rows run beside it, on threads, or on where a block of rows begins.
  *
- * Dtypes. Activations are f32 (f64 on ref). With compute dtype bf16 matrix operands are rounded to
- * bf16 and products are accumulated in f32; the residual stream, norms, softmax and log-sum-exp
- * stay in f32. KV buffers hold the cache dtype: bf16 in a bf16 run, f32 in an f32 run (f64 on ref;
- * see dev_config). */
+ * Dtypes. Activations are f32 (f64 on ref). With compute dtype bf16 matrix operands are rounded to bf16 and
+ * products are accumulated in f32; the residual stream, norms, softmax and log-sum-exp stay in f32. KV
+ * buffers hold the cache dtype: bf16 in a bf16 run, f32 in an f32 run (f64 on ref; see dev_config). */
 #ifndef BASIN_KERNELS_DEV_H
 #define BASIN_KERNELS_DEV_H
 
@@ -30,15 +27,14 @@ struct buf; /* opaque: rows of one type in a device's memory */
 struct wt;  /* opaque: a weight as a device sees it */
 struct dev_event;
 
-/* ---- the handle
- * -------------------------------------------------------------------------------------- */
+/* ---- the handle -------------------------------------------------------------------------------------- */
 
 struct dev_config {
     int n_thread;     /* cpu: OpenMP team size, at least 1 */
     enum cpu_isa isa; /* cpu: instruction set, at most what cpu_isa_best() says */
     enum dtype
         compute; /* DT_F32 or DT_BF16. ref computes in double; with DT_BF16 it still rounds K and V
-                    to bf16 values when they are stored, so that it models that cache */
+                           to bf16 values when they are stored, so that it models that cache */
 };
 
 enum status dev_open_ref(struct dev **out, const struct dev_config *c, struct err *e) WARN_UNUSED;
@@ -58,22 +54,19 @@ enum dtype dev_kv_dtype(const struct dev *d);  /* element type of BUF_KV buffers
 /* Waits for everything queued; reports and clears the sticky error ("attend: ..."). */
 enum status dev_sync(struct dev *d, struct err *e) WARN_UNUSED;
 
-/* ---- buffers
- * ----------------------------------------------------------------------------------------- */
+/* ---- buffers ----------------------------------------------------------------------------------------- */
 
 enum buf_kind {
-    BUF_ACT,   /* activations                      f32 (ref f64) [n_row, n_col] */
-    BUF_KV,    /* keys or values                   kv dtype      [n_row, n_kv * d_head] */
-    BUF_ID,    /* token ids, targets               i32           [n_row] */
-    BUF_POS,   /* positions                        i64           [n_row] */
-    BUF_ANGLE, /* cos and sin of rotary angles     f32 (ref f64) [n_row, 2 * n_pair]: n_pair cos,
-                  n_pair sin */
-    BUF_LOGP,  /* log-probabilities                f64           [n_row] */
-    BUF_SEG    /* struct dev_seg                                 [n_row] */
+    BUF_ACT, /* activations                      f32 (ref f64) [n_row, n_col] */
+    BUF_KV,  /* keys or values                   kv dtype      [n_row, n_kv * d_head] */
+    BUF_ID,  /* token ids, targets               i32           [n_row] */
+    BUF_POS, /* positions                        i64           [n_row] */
+    BUF_ANGLE, /* cos and sin of rotary angles     f32 (ref f64) [n_row, 2 * n_pair]: n_pair cos, n_pair sin */
+    BUF_LOGP, /* log-probabilities                f64           [n_row] */
+    BUF_SEG   /* struct dev_seg                                 [n_row] */
 };
 
-/* Contents undefined. Errors: E_NOMEM. Freed by buf_free (NULL allowed); must not outlive its
- * device. */
+/* Contents undefined. Errors: E_NOMEM. Freed by buf_free (NULL allowed); must not outlive its device. */
 enum status buf_new(struct buf **out, struct dev *d, enum buf_kind kind, int64_t n_row,
                     int64_t n_col, struct err *e) WARN_UNUSED;
 void buf_free(struct buf *b);
@@ -81,25 +74,22 @@ int64_t buf_rows(const struct buf *b);
 size_t buf_row_bytes(const struct buf *b);
 enum dtype buf_dtype(const struct buf *b); /* not for BUF_SEG */
 
-/* Host to device and back, rows [row, row + n), in the buffer's own element type. dev_write has
- * taken what it needs from `host` when it returns. dev_read's result is there after the next
- * dev_sync(). */
+/* Host to device and back, rows [row, row + n), in the buffer's own element type. dev_write has taken what
+ * it needs from `host` when it returns. dev_read's result is there after the next dev_sync(). */
 void dev_write(struct dev *d, struct buf *dst, int64_t row, int64_t n, const void *host);
 void dev_read(struct dev *d, const struct buf *src, int64_t row, int64_t n, void *host);
 
-/* ---- weights
- * ----------------------------------------------------------------------------------------- */
+/* ---- weights ----------------------------------------------------------------------------------------- */
 
-/* Where a weight lies in a mapped file. Logical row i is stored row first + (i / block) * stride +
- * i % block, so that fused tensors (qkv in one, per head or not) are taken apart by description,
- * without a copy. */
+/* Where a weight lies in a mapped file. Logical row i is stored row first + (i / block) * stride + i % block,
+ * so that fused tensors (qkv in one, per head or not) are taken apart by description, without a copy. */
 struct dev_weight_src {
-    const char *name;      /* borrowed: appears in errors */
-    const void *data;      /* borrowed: must stay mapped until the weight is freed; any alignment */
-    enum dtype dtype;      /* DT_F32, DT_F16 or DT_BF16 */
-    int64_t n_out, n_in;   /* logical shape [n_out, n_in], row-major */
-    int64_t n_stored_rows; /* rows of the stored tensor [n_stored_rows, n_in]: bounds are checked
-                              against it */
+    const char *name;    /* borrowed: appears in errors */
+    const void *data;    /* borrowed: must stay mapped until the weight is freed; any alignment */
+    enum dtype dtype;    /* DT_F32, DT_F16 or DT_BF16 */
+    int64_t n_out, n_in; /* logical shape [n_out, n_in], row-major */
+    int64_t
+        n_stored_rows; /* rows of the stored tensor [n_stored_rows, n_in]: bounds are checked against it */
     int64_t first, block, stride; /* whole tensor in order: 0, n_out, 0 */
 };
 
@@ -109,34 +99,32 @@ enum wt_use {
     WT_VECTOR  /* n_in = 1: norm weights, biases, slopes */
 };
 
-/* Registers a weight. Reads none of its data. Errors: E_NOMEM, E_UNSUPPORTED (dtype), E_BUG
- * (shape). */
+/* Registers a weight. Reads none of its data. Errors: E_NOMEM, E_UNSUPPORTED (dtype), E_BUG (shape). */
 enum status dev_weight_new(struct wt **out, struct dev *d, enum wt_use use,
                            const struct dev_weight_src *src, struct err *e) WARN_UNUSED;
 void dev_weight_free(struct wt *w);
 
-/* Makes weights ready for use (map, convert, pack into panels, upload) and lets them go again. Both
- * may be asynchronous. prepare nests: a weight is let go when every prepare has had its release. A
- * weight that holds NaN or infinity makes prepare fail by its name (E_FORMAT, sticky). WT_TABLE
- * rows are read where they lie and are checked when they are looked up. NULL entries are skipped.
- */
+/* Makes weights ready for use (map, convert, pack into panels, upload) and lets them go again. Both may be
+ * asynchronous. prepare nests: a weight is let go when every prepare has had its release. A weight that holds
+ * NaN or infinity makes prepare fail by its name (E_FORMAT, sticky). WT_TABLE rows are read where they lie
+ * and are checked when they are looked up. NULL entries are skipped. */
 void dev_weights_prepare(struct dev *d, struct wt *const *list, int n);
 void dev_weights_release(struct dev *d, struct wt *const *list, int n);
 
-/* ---- who sees what
- * ----------------------------------------------------------------------------------- */
+/* ---- who sees what ----------------------------------------------------------------------------------- */
 
-/* A run of consecutive rows of one document. core/vis.c makes these; no backend re-implements
- * eviction.
+/* A run of consecutive rows of one document. core/vis.c makes these; no backend re-implements eviction.
  *
- * Row r of the segment (0 <= r < n_row) is row first_row + r of the block and token t = pos + r of
- * its document. With low_r = low + (moves ? r : 0) it sees the keys sinks   j = 0 .. min(n_sink -
- * 1, t) window  j = max(n_sink, low_r) .. t Sinks are met by q_sink, window keys by q_win. Key j
- * lies in the K and V buffers at row j <  n_sink           sink_row + j n_sink <= j < pos old_row +
- * (j - old_pos)       keys that came in through the cache j >= pos              own_row + (j - pos)
- * keys of this block of rows (a sink j >= pos is read at sink_row + j, too: dev_kv_store puts it
- * there). Rows that are candidates and not yet part of the document are segments of one row that
- * share sink_row and old_row. */
+ * Row r of the segment (0 <= r < n_row) is row first_row + r of the block and token t = pos + r of its
+ * document. With low_r = low + (moves ? r : 0), which may be negative, it sees the keys
+ *     sinks   j = 0 .. min(n_sink - 1, t)
+ *     window  j = max(n_sink, low_r) .. t
+ * Sinks are met by q_sink, window keys by q_win. Key j lies in the K and V buffers at row
+ *     j <  n_sink           sink_row + j
+ *     n_sink <= j < pos     old_row + (j - old_pos)       keys that came in through the cache
+ *     j >= pos              own_row + (j - pos)           keys of this block of rows
+ * (a sink j >= pos is read at sink_row + j, too: dev_kv_store puts it there). Rows that are candidates and
+ * not yet part of the document are segments of one row that share sink_row and old_row. */
 struct dev_seg {
     int32_t first_row, n_row;
     int64_t pos;
@@ -148,8 +136,7 @@ struct dev_seg {
     int64_t own_row;
 };
 
-/* ---- operations
- * -------------------------------------------------------------------------------------- */
+/* ---- operations -------------------------------------------------------------------------------------- */
 
 /* y[i] = scale * table[ids[i]].   y ACT [n_row, d] written; ids BUF_ID read.
  * Sticky E_ARG when an id lies outside the table; E_FORMAT when a looked-up row is not finite. */
@@ -177,16 +164,14 @@ void dev_norm(struct dev *d, struct buf *y, const struct buf *x, const struct de
 void dev_linear(struct dev *d, struct buf *y, const struct buf *x, const struct wt *w,
                 const struct wt *bias, int64_t n_row);
 
-/* ang[i] = mscale * (cos, sin)(pos[i] * freq[k]), k = 0..n_pair-1, the product and the reduction in
- * double. ang BUF_ANGLE [n_row, 2 * n_pair] written; pos BUF_POS read; freq host f64 [n_pair] read
- * at the call. */
+/* ang[i] = mscale * (cos, sin)(pos[i] * freq[k]), k = 0..n_pair-1, the product and the reduction in double.
+ * ang BUF_ANGLE [n_row, 2 * n_pair] written; pos BUF_POS read; freq host f64 [n_pair] read at the call. */
 void dev_angles(struct dev *d, struct buf *ang, const struct buf *pos, const double *freq,
                 int n_pair, double mscale, int64_t n_row);
 
 struct dev_rope {
     int n_head, d_head;
-    int n_rot; /* leading dimensions of a head that turn, even, at most d_head; the rest is copied
-                */
+    int n_rot; /* leading dimensions of a head that turn, even, at most d_head; the rest is copied */
     bool interleaved; /* pairs (2k, 2k+1) instead of (k, k + n_rot/2) */
 };
 /* Rotary position embedding: each pair (a, b) becomes (a cos - b sin, b cos + a sin).
@@ -215,12 +200,12 @@ struct dev_attend {
     double softcap; /* s = softcap * tanh(s / softcap) when > 0 */
     const struct wt
         *slopes; /* ALiBi: WT_VECTOR [n_head], or NULL. Adds -slope * distance, where a window
-                    key's distance is t - j and sink j's is p - j, p = t - max(0, low_r - n_sink) */
+                                 key's distance is t - j and sink j's is p - j, p = t - max(0, low_r - n_sink) */
 };
 /* out = softmax(scale q k^T [+ bias]) v over the keys that each row sees; head h reads kv head
- * h / (n_head / n_kv). Keys are taken sinks first, then in tiles cut at absolute positions; a tile
- * in which a row sees nothing leaves that row untouched. Source: Xiao et al., arXiv:2309.17453,
- * section 3.2; DESIGN section 1. */
+ * h / (n_head / n_kv). Keys are taken sinks first, then in tiles cut at absolute positions; a tile in which a
+ * row sees nothing leaves that row untouched.
+ * Source: Xiao et al., arXiv:2309.17453, section 3.2; DESIGN section 1. */
 void dev_attend(struct dev *d, const struct dev_attend *a, int64_t n_row);
 
 enum act_kind { ACT_SILU, ACT_GELU_ERF, ACT_GELU_TANH, ACT_RELU };
@@ -242,8 +227,8 @@ struct dev_head {
     struct buf
         *logits; /* ACT [n_row, n_vocab] written, or NULL: for tests; never in a scoring run */
 };
-/* logp[i] = log softmax(logits[i])[target[i]], fused over blocks of the vocabulary. A row whose
- * logits hold NaN or infinity gets logp NaN; the other rows are not touched by it. */
+/* logp[i] = log softmax(logits[i])[target[i]], fused over blocks of the vocabulary. A row whose logits hold
+ * NaN or infinity gets logp NaN; the other rows are not touched by it. */
 void dev_head(struct dev *d, const struct dev_head *a, int64_t n_row);
 
 /* Rows [src_row, src_row + n) of src to dst, the same kind and width, not overlapping. */
