@@ -1,0 +1,382 @@
+/* Byte pair encoding: of all neighbours that form a token, the pair of lowest rank is joined, the
+ * leftmost first, until none is left.
+ *
+ * Short words scan for the lowest rank; longer ones use a heap; very long ones are cut into blocks.
+ * Blocks are exact because of this: a sequence of tokens is the encoding of its text if and only if
+ * every two neighbours are the encoding of theirs. (Follow the joins of the whole text up to the
+ * first one across a token's border: inside the two tokens at that border they are the joins of
+ * those two alone, which never cross it.) So encodings of two overlapping stretches may be spliced
+ * at any token that both contain. */
+#include "base/mem.h"
+#include "core/tok_impl.h"
+
+#include <string.h>
+
+enum { SHORT_WORD = 64, BLOCK = 4096, OVERLAP = 256 };
+#define NO_RANK UINT32_MAX
+
+struct tok_symbol {
+    int32_t id; /* -1: joined into one before */
+    int32_t prev, next;
+    uint32_t rank; /* of the pair with the next symbol */
+};
+
+/* ---- tables ---- */
+
+static size_t pair_slot(const struct tok *t, int32_t left, int32_t right) {
+    const uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+    size_t i = (size_t)(key * 0x9E3779B97F4A7C15ull >> t->pair_shift);
+    while (t->pairs[i].left >= 0 && (t->pairs[i].left != left || t->pairs[i].right != right)) {
+        i = (i + 1) & t->pair_mask;
+    }
+    return i;
+}
+
+static inline uint32_t pair_rank(const struct tok *t, int32_t left, int32_t right) {
+    return t->pairs[pair_slot(t, left, right)].rank;
+}
+
+static enum status init_pairs(struct tok *t, struct err *e) {
+    enum status st = OK;
+    const struct tokjson *j = t->json;
+    size_t cap = 16;
+    int bits = 4;
+    for (; cap < j->n_merges * 2; cap *= 2) bits++;
+    TRY(mem_alloc64(&t->pairs, cap, sizeof *t->pairs, e));
+    TRY(mem_zalloc(&t->made, j->n_merges, sizeof *t->made, e));
+    t->pair_mask = cap - 1;
+    t->pair_shift = 64 - bits;
+    for (size_t i = 0; i < cap; i++) t->pairs[i] = (struct tok_pair){-1, -1, NO_RANK, -1};
+    for (size_t i = 0; i < j->n_merges; i++) { // of a pair listed twice the last rank counts
+        const struct tokjson_merge *m = &j->merges[i];
+        t->pairs[pair_slot(t, m->left, m->right)] =
+            (struct tok_pair){m->left, m->right, (uint32_t)i, m->made};
+        t->made[i] = m->made;
+    }
+done:
+    return st;
+}
+
+static size_t word_slot(const struct tok *t, const char *s, size_t n) {
+    size_t i = (size_t)hash_64(s, n) & t->word_mask;
+    for (; t->words[i] >= 0; i = (i + 1) & t->word_mask) {
+        const struct tok_piece *p = &t->pieces[t->words[i]];
+        if (p->n == n && memcmp(t->arena + p->at, s, n) == 0) break;
+    }
+    return i;
+}
+
+enum status tok_bpe_init(struct tok *t, struct err *e) {
+    enum status st = OK;
+    const struct tokjson *j = t->json;
+    for (int i = 0; i < 256; i++) t->byte_id[i] = -1;
+    TRY(init_pairs(t, e));
+    size_t cap = 16;
+    while (j->ignore_merges && cap < j->n_tokens * 2) cap *= 2;
+    TRY(mem_alloc64(&t->words, cap, sizeof *t->words, e));
+    t->word_mask = cap - 1;
+    for (size_t i = 0; i < cap; i++) t->words[i] = -1;
+    for (size_t i = 0; i < j->n_tokens; i++) {
+        const struct tokjson_token *k = &j->tokens[i];
+        const struct tok_piece *p = &t->pieces[k->id];
+        // A name with characters that stand for no byte (kept as it is) can never be met in a text.
+        bool reachable = true;
+        for (size_t c = 0, len; c < k->text.n; c += len) {
+            uint32_t cp = 0;
+            const unsigned char lead = (unsigned char)k->text.s[c];
+            len = lead < 0x80 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+            cp = len == 1 ? lead : (uint32_t)(lead & 0x1F) << 6 | ((unsigned char)k->text.s[c + 1] & 0x3F);
+            reachable = reachable && len <= 2 && tok_char_byte(cp) >= 0;
+        }
+        if (!reachable || p->n == 0) continue;
+        if (p->n == 1) t->byte_id[(unsigned char)t->arena[p->at]] = k->id;
+        if (j->ignore_merges) t->words[word_slot(t, t->arena + p->at, p->n)] = k->id;
+    }
+    for (int i = 0; i < 256; i++) {
+        if (t->byte_id[i] < 0) {
+            FAIL(e, E_FORMAT, "the vocabulary has no token for byte 0x%02X", (unsigned)i);
+        }
+    }
+done:
+    return st;
+}
+
+/* ---- work space ---- */
+
+enum status tok_bpe_stage_init(struct tok_bpe *b, struct err *e) {
+    return mem_zalloc(&b->cache, TOK_CACHE, sizeof *b->cache, e);
+}
+
+void tok_bpe_stage_fini(struct tok_bpe *b) {
+    mem_free(b->cache);
+    mem_free(b->ids);
+    mem_free(b->block);
+    mem_free(b->block_text);
+    mem_free(b->heap);
+    mem_free(b->symbols);
+}
+
+size_t tok_bpe_bytes(const struct tok_bpe *b) {
+    return TOK_CACHE * sizeof *b->cache + (b->ids_cap + b->block_cap) * 4 + b->block_text_cap +
+           b->heap_cap * 8 + b->symbols_cap * sizeof *b->symbols;
+}
+
+/* ---- one word ---- */
+
+// At most SHORT_WORD symbols. Returns the number of ids.
+static size_t encode_short(const struct tok *t, const char *s, size_t n, int32_t *ids) {
+    uint32_t rank[SHORT_WORD];
+    for (size_t i = 0; i < n; i++) ids[i] = t->byte_id[(unsigned char)s[i]];
+    for (size_t i = 0; i + 1 < n; i++) rank[i] = pair_rank(t, ids[i], ids[i + 1]);
+    while (n > 1) {
+        size_t at = 0;
+        uint32_t best = rank[0];
+        for (size_t i = 1; i + 1 < n; i++) {
+            if (rank[i] < best) {
+                best = rank[i];
+                at = i;
+            }
+        }
+        if (best == NO_RANK) break;
+        ids[at] = t->made[best];
+        n--;
+        for (size_t i = at + 1; i < n; i++) ids[i] = ids[i + 1];
+        for (size_t i = at; i + 1 < n; i++) rank[i] = rank[i + 1];
+        if (at + 1 < n) rank[at] = pair_rank(t, ids[at], ids[at + 1]);
+        if (at > 0) rank[at - 1] = pair_rank(t, ids[at - 1], ids[at]);
+    }
+    return n;
+}
+
+static void heap_down(uint64_t *h, size_t n, size_t i) {
+    const uint64_t x = h[i];
+    for (size_t c; (c = 2 * i + 1) < n; i = c) {
+        if (c + 1 < n && h[c + 1] < h[c]) c++;
+        if (h[c] >= x) break;
+        h[i] = h[c];
+    }
+    h[i] = x;
+}
+
+static void heap_push(uint64_t *h, size_t *n, uint64_t x) {
+    size_t i = (*n)++;
+    for (size_t up; i > 0 && h[up = (i - 1) / 2] > x; i = up) h[i] = h[up];
+    h[i] = x;
+}
+
+// Sets the rank of the pair that begins at symbol i and queues it.
+static void rate(const struct tok *t, struct tok_symbol *sym, int32_t i, uint64_t *heap, size_t *n) {
+    sym[i].rank = sym[i].next < 0 ? NO_RANK : pair_rank(t, sym[i].id, sym[sym[i].next].id);
+    if (sym[i].rank != NO_RANK) heap_push(heap, n, (uint64_t)sym[i].rank << 32 | (uint32_t)i);
+}
+
+// Any number of symbols; the ids go to b->block.
+static enum status encode_heap(const struct tok *t, struct tok_bpe *b, const char *s, size_t n,
+                               struct err *e) {
+    enum status st = OK;
+    size_t left = 0;
+    // A join takes one entry out and puts two in, and there are at most n - 1 joins.
+    TRY(mem_grow(&b->heap, &b->heap_cap, 2 * n + 2, sizeof *b->heap, e));
+    TRY(mem_grow(&b->symbols, &b->symbols_cap, n, sizeof *b->symbols, e));
+    TRY(mem_grow(&b->block, &b->block_cap, n, sizeof *b->block, e));
+    struct tok_symbol *sym = b->symbols;
+    for (size_t i = 0; i < n; i++) {
+        sym[i] = (struct tok_symbol){t->byte_id[(unsigned char)s[i]], (int32_t)i - 1,
+                                     i + 1 < n ? (int32_t)i + 1 : -1, NO_RANK};
+    }
+    for (size_t i = 0; i + 1 < n; i++) {
+        sym[i].rank = pair_rank(t, sym[i].id, sym[i + 1].id);
+        if (sym[i].rank != NO_RANK) b->heap[left++] = (uint64_t)sym[i].rank << 32 | i;
+    }
+    for (size_t i = left / 2; i-- > 0;) heap_down(b->heap, left, i);
+    while (left > 0) {
+        const int32_t at = (int32_t)(b->heap[0] & 0xFFFFFFFFu);
+        const uint32_t rank = (uint32_t)(b->heap[0] >> 32);
+        b->heap[0] = b->heap[--left];
+        if (left > 0) heap_down(b->heap, left, 0);
+        if (sym[at].id < 0 || sym[at].rank != rank) continue; // a pair that is no more
+        const int32_t gone = sym[at].next;
+        sym[at].id = t->made[rank];
+        sym[at].next = sym[gone].next;
+        sym[gone].id = -1;
+        if (sym[at].next >= 0) sym[sym[at].next].prev = at;
+        rate(t, sym, at, b->heap, &left);
+        if (sym[at].prev >= 0) rate(t, sym, sym[at].prev, b->heap, &left);
+    }
+    b->n_block = 0;
+    for (int32_t i = 0; i >= 0; i = sym[i].next) b->block[b->n_block++] = sym[i].id;
+done:
+    return st;
+}
+
+// encode_heap with the last block remembered: runs of one character come as equal blocks.
+static enum status encode_block(struct tok_stream *s, const char *text, size_t n, struct err *e) {
+    enum status st = OK;
+    struct tok_bpe *b = &s->bpe;
+    if (n == b->block_n && memcmp(text, b->block_text, n) == 0) goto done;
+    b->block_n = 0;
+    s->work += (int64_t)n;
+    TRY(encode_heap(s->t, b, text, n, e));
+    TRY(mem_grow(&b->block_text, &b->block_text_cap, n, 1, e));
+    memcpy(b->block_text, text, n);
+    b->block_n = n;
+done:
+    return st;
+}
+
+// Splices the block, which covers text[from, ..), onto b->ids, which cover [0, end) and of which
+// the first k cover [0, from). False when they share no token.
+static bool splice(const struct tok *t, struct tok_bpe *b, size_t k, struct err *e, enum status *st) {
+    size_t i = k, j = 0, at_i = 0, at_j = 0;
+    bool found = k == 0; // then the block is the encoding of everything so far
+    if (found) i = 0;
+    while (!found && i < b->n_ids && j < b->n_block) {
+        if (at_i == at_j && b->ids[i] == b->block[j]) {
+            found = true;
+        } else if (at_i <= at_j) {
+            at_i += t->pieces[b->ids[i++]].n;
+        } else {
+            at_j += t->pieces[b->block[j++]].n;
+        }
+    }
+    if (!found) return false;
+    *st = mem_grow(&b->ids, &b->ids_cap, i + b->n_block - j, sizeof *b->ids, e);
+    if (*st != OK) return true;
+    memcpy(b->ids + i, b->block + j, (b->n_block - j) * sizeof *b->ids);
+    b->n_ids = i + b->n_block - j;
+    return true;
+}
+
+static enum status encode_long(struct tok_stream *s, const char *text, size_t n, struct err *e) {
+    enum status st = OK;
+    struct tok_bpe *b = &s->bpe;
+    size_t end = n < BLOCK ? n : BLOCK;
+    b->n_ids = 0;
+    TRY(encode_block(s, text, end, e));
+    (void)splice(s->t, b, 0, e, &st);
+    if (st != OK) goto done;
+    while (end < n) {
+        for (size_t overlap = OVERLAP;; overlap *= 2) {
+            size_t k = b->n_ids, from = end;
+            while (k > 0 && end - from < overlap) from -= s->t->pieces[b->ids[--k]].n;
+            const size_t size = end - from + BLOCK - OVERLAP;
+            const size_t to = n - from < size ? n : from + size;
+            TRY(encode_block(s, text + from, to - from, e));
+            const bool joined = splice(s->t, b, k, e, &st);
+            if (st != OK) goto done;
+            if (!joined) continue; // look further back; from the start it always joins
+            end = to;
+            break;
+        }
+    }
+done:
+    return st;
+}
+
+static uint64_t load(const char *s, size_t n) {
+    uint64_t w = 0;
+    memcpy(&w, s, n);
+    return w;
+}
+
+static size_t cache_slot(const char *s, size_t n) {
+    uint64_t h = n;
+    for (; n >= 8; s += 8, n -= 8) h = (h ^ load(s, 8)) * 0x9E3779B97F4A7C15ull, h ^= h >> 29;
+    h = (h ^ load(s, n)) * 0x9E3779B97F4A7C15ull;
+    return (size_t)(h >> 50);
+}
+_Static_assert(TOK_CACHE == 1 << (64 - 50), "cache_slot gives as many bits as the cache has");
+
+// The ids of one word: *ids is borrowed until the next call.
+static enum status encode(struct tok_stream *s, const char *text, size_t n, const int32_t **ids,
+                          size_t *n_ids, struct err *e) {
+    enum status st = OK;
+    const struct tok *t = s->t;
+    struct tok_bpe *b = &s->bpe;
+    struct tok_cached *c = NULL;
+    if (n <= sizeof c->key) {
+        c = &b->cache[cache_slot(text, n)];
+        if (c->n == n && memcmp(c->key, text, n) == 0) {
+            *ids = c->ids;
+            *n_ids = c->n_ids;
+            goto done;
+        }
+    }
+    const int32_t whole = t->json->ignore_merges ? t->words[word_slot(t, text, n)] : -1;
+    if (whole >= 0) {
+        TRY(mem_grow(&b->ids, &b->ids_cap, 1, sizeof *b->ids, e));
+        b->ids[0] = whole;
+        b->n_ids = 1;
+    } else if (n <= SHORT_WORD) {
+        TRY(mem_grow(&b->ids, &b->ids_cap, SHORT_WORD, sizeof *b->ids, e));
+        s->work += (int64_t)n;
+        b->n_ids = encode_short(t, text, n, b->ids);
+    } else {
+        TRY(encode_long(s, text, n, e));
+    }
+    *ids = b->ids;
+    *n_ids = b->n_ids;
+    if (c != NULL && b->n_ids <= COUNTOF(c->ids)) {
+        c->n = (uint8_t)n;
+        c->n_ids = (uint8_t)b->n_ids;
+        memcpy(c->key, text, n);
+        memcpy(c->ids, b->ids, b->n_ids * sizeof *b->ids);
+    }
+done:
+    return st;
+}
+
+/* ---- the last stage ---- */
+
+// A word that lies in the document byte for byte: places follow from the lengths of the tokens.
+static enum status bpe_whole(struct tok_stage *g, struct tok_span v, struct err *e) {
+    enum status st = OK;
+    struct tok_stream *s = g->stream;
+    const int32_t *ids;
+    size_t n;
+    if (tok_text_n(&g->text) > 0 || v.place != TOK_LINEAR) {
+        st = tok_stage_whole(g, v, e);
+        goto done;
+    }
+    TRY(encode(s, v.s, v.n, &ids, &n, e));
+    int64_t raw = v.raw - (int64_t)v.n;
+    for (size_t i = 0; i < n; i++) {
+        raw += s->t->pieces[ids[i]].n;
+        TRY(tok_emit(s, &ids[i], 1, raw, e));
+    }
+    tok_note_safe(s, raw);
+done:
+    return st;
+}
+
+static enum status bpe_push(struct tok_stage *g, struct tok_span v, struct err *e) {
+    return tok_text_add(&g->text, v, e);
+}
+
+static enum status bpe_end(struct tok_stage *g, struct err *e) {
+    enum status st = OK;
+    struct tok_stream *s = g->stream;
+    const size_t size = tok_text_n(&g->text);
+    const int32_t *ids;
+    size_t n, at = 0;
+    if (size == 0) goto done;
+    if (size > TOK_MAX_STRETCH) {
+        bool unused;
+        st = tok_too_long(tok_text_raw(&g->text, 0, &unused), e);
+        goto done;
+    }
+    TRY(encode(s, tok_text_at(&g->text), size, &ids, &n, e));
+    bool exact = false;
+    int64_t raw = 0;
+    for (size_t i = 0; i < n; i++) {
+        at += s->t->pieces[ids[i]].n;
+        raw = tok_text_raw(&g->text, at, &exact);
+        TRY(tok_emit(s, &ids[i], 1, raw, e));
+    }
+    tok_text_drop(&g->text, size);
+    if (exact) tok_note_safe(s, raw);
+done:
+    return st;
+}
+
+const struct tok_stage_ops tok_bpe_ops = {bpe_push, bpe_whole, bpe_end};

@@ -1,0 +1,277 @@
+/* Private to core/tok*.c.
+ *
+ * A stream is a chain of stages. Each receives pieces of text (spans, then end) and hands smaller
+ * or changed pieces to the next; the last one turns a piece into ids:
+ *
+ *   added tokens in raw text > normalizers > added tokens in normalized text > splits > BPE
+ *
+ * A stage may pass on the beginning of a piece before it knows its end, and keeps only the text it
+ * cannot decide about yet. Each span carries the place in the document it came from. */
+#ifndef BASIN_CORE_TOK_IMPL_H
+#define BASIN_CORE_TOK_IMPL_H
+
+#include "base/hash.h"
+#include "core/tok.h"
+#include "io/tokjson.h"
+
+#include <pcre2.h>
+
+/* ---- text with places ---- */
+
+enum tok_place {
+    TOK_LINEAR, /* byte for byte as in the document */
+    TOK_BLOCK,  /* rewritten as a whole: only its end has a place in the document */
+    TOK_LOOSE   /* inserted, or part of a block: not even its end has */
+};
+
+struct tok_span {
+    const char *s; /* borrowed for the call */
+    size_t n;
+    int64_t raw; /* document offset behind the last byte (or of the block's end) */
+    enum tok_place place;
+};
+
+struct tok_run {
+    uint64_t end; /* counted from the first byte ever appended */
+    int64_t raw;
+    enum tok_place place;
+};
+
+/* Text not yet passed on; indices count from the oldest byte kept. Zeroed is empty. */
+struct tok_text {
+    char *s; /* owned */
+    size_t head, tail, cap;
+    uint64_t dropped; /* bytes dropped so far */
+    struct tok_run *runs; /* owned */
+    size_t run_head, run_at, n_runs, runs_cap;
+};
+void tok_text_fini(struct tok_text *t);
+void tok_text_clear(struct tok_text *t);
+enum status tok_text_add(struct tok_text *t, struct tok_span v, struct err *e) WARN_UNUSED;
+void tok_text_drop(struct tok_text *t, size_t n);
+static inline const char *tok_text_at(const struct tok_text *t) {
+    return t->s + t->head;
+}
+static inline size_t tok_text_n(const struct tok_text *t) {
+    return t->tail - t->head;
+}
+/* The longest span of one place that begins at `from` and ends by `to`. */
+struct tok_span tok_text_span(struct tok_text *t, size_t from, size_t to);
+/* Where the text before index i ends in the document; *exact: i has a place of its own. */
+int64_t tok_text_raw(struct tok_text *t, size_t i, bool *exact);
+
+/* ---- stages ---- */
+
+struct tok_stage;
+struct tok_stage_ops {
+    enum status (*push)(struct tok_stage *, struct tok_span, struct err *);
+    enum status (*whole)(struct tok_stage *, struct tok_span, struct err *); /* push + end */
+    enum status (*end)(struct tok_stage *, struct err *);
+};
+
+struct tok_stage {
+    const struct tok_stage_ops *ops;
+    struct tok_stage *next; /* borrowed: from the stream; NULL for the last */
+    struct tok_stream *stream;
+    const void *conf;     /* borrowed: from struct tok; what it is depends on the ops */
+    struct tok_text text; /* owned */
+    size_t pos;           /* text before it has been passed on */
+    size_t look;          /* text before it has been decided about */
+    size_t want;          /* bytes behind `look` needed before the next try */
+    int flag;             /* split: -1 at the start of a piece, else was the last part a match */
+    size_t last_match;    /* regex: where the last match ended, SIZE_MAX for none */
+    bool open;            /* split: a part has been begun but not ended */
+    bool mid;             /* the stream counts this stage in `mid` */
+    bool was_word;        /* added: the character before the kept text is a word character */
+    bool swallow;         /* added: white space here belongs to the token before */
+    bool begun;           /* prefix: the piece has begun */
+    int64_t sent_raw;     /* place of what was passed on last */
+    bool sent_exact;
+    pcre2_match_data *match; /* owned; regex */
+};
+
+/* The generic ones; `whole` for stages without a shortcut. */
+enum status tok_stage_whole(struct tok_stage *g, struct tok_span v, struct err *e) WARN_UNUSED;
+/* Passes text[from, to) on, without ending the piece. */
+enum status tok_stage_send(struct tok_stage *g, size_t from, size_t to, struct err *e) WARN_UNUSED;
+
+extern const struct tok_stage_ops tok_added_ops;   /* conf: struct tok_added */
+extern const struct tok_stage_ops tok_form_ops;    /* conf: struct tok_form */
+extern const struct tok_stage_ops tok_lower_ops;   /* conf: none */
+extern const struct tok_stage_ops tok_prefix_ops;  /* conf: struct tok_prefix */
+extern const struct tok_stage_ops tok_replace_ops; /* conf: struct tokjson_norm */
+extern const struct tok_stage_ops tok_class_ops;   /* conf: struct tok_split */
+extern const struct tok_stage_ops tok_regex_ops;   /* conf: struct tok_split */
+extern const struct tok_stage_ops tok_bpe_ops;     /* conf: none */
+
+/* ---- added tokens ---- */
+
+struct tok_added {
+    struct tok_trie_node *nodes; /* owned; [0] is the root */
+    size_t n_nodes, nodes_cap;
+    struct tokjson_added *tokens; /* owned; text borrowed from the tokjson or from `arena` */
+    size_t n_tokens;
+    bool first[256]; /* bytes that begin a token */
+    bool any_lstrip;
+    bool any_single_word;
+};
+enum status tok_added_init(struct tok_added *a, size_t n_max, struct err *e) WARN_UNUSED;
+void tok_added_fini(struct tok_added *a);
+/* `text` is the form to match; on equal forms the first one added wins. */
+enum status tok_added_put(struct tok_added *a, const struct tokjson_added *token, const char *text,
+                          size_t n, struct err *e) WARN_UNUSED;
+
+/* ---- normalizers ---- */
+
+struct tok_form { /* a Unicode normalization form */
+    int options;       /* utf8proc's */
+    uint8_t *starts;   /* owned; bit per code point: normalization never reaches back across it */
+    uint8_t *inert;    /* owned; bit per code point: alone it stays as it is */
+};
+enum status tok_form_init(struct tok_form *f, enum tokjson_norm_kind kind,
+                          struct err *e) WARN_UNUSED;
+void tok_form_fini(struct tok_form *f);
+
+struct tok_prefix { /* text put before a piece */
+    const char *s; /* borrowed */
+    size_t n;
+    bool unless_there; /* not if the piece begins with it */
+};
+
+/* ---- splits ---- */
+
+struct tok_regex {
+    pcre2_code *code; /* owned */
+    size_t look_behind; /* code points a match may look back */
+};
+/* Translates Oniguruma's syntax. Errors: E_UNSUPPORTED names the construct; E_FORMAT. */
+enum status tok_regex_init(struct tok_regex *r, const char *pattern, size_t n, bool literal,
+                           bool bytes, struct err *e) WARN_UNUSED;
+void tok_regex_fini(struct tok_regex *r);
+
+enum tok_class { TOK_CLASS_DIGIT, TOK_CLASS_PUNCTUATION, TOK_CLASS_SPACE, TOK_CLASS_WORD };
+
+struct tok_split {
+    enum tokjson_behavior behavior;
+    bool invert;
+    bool bytes; /* behind ByteLevel: each byte is a character (see tok_byte_char) */
+    bool last;  /* feeds the BPE stage */
+    enum tok_class cls;
+    struct tok_regex re; /* owned; code is NULL for class splits */
+    int8_t quick[256];   /* class of ASCII, or of every byte with `bytes`; -1: look it up */
+};
+void tok_class_init(struct tok_split *p);
+
+/* ---- Unicode ---- */
+
+uint32_t tok_byte_char(unsigned char byte); /* the character that stands for a byte */
+int tok_char_byte(uint32_t cp);             /* and back; -1 for any other */
+bool tok_is_space(uint32_t cp);             /* White_Space */
+bool tok_is_word(uint32_t cp);              /* \w of Rust's regex */
+int tok_class_of(enum tok_class c, uint32_t cp);
+/* Ranges that Unicode assigned to a general category after the version 14 of older PCRE2. */
+struct tok_range {
+    uint32_t first, last;
+};
+const struct tok_range *tok_newer_ranges(const char *category, size_t *n);
+
+/* ---- BPE ---- */
+
+struct tok_pair {
+    int32_t left, right;
+    uint32_t rank;
+    int32_t made;
+};
+
+struct tok_piece {
+    uint32_t at;
+    uint32_t n; /* UINT32_MAX: no such id */
+};
+
+struct tok {
+    struct tokjson *json; /* owned; borrowed by several members */
+    int32_t n_vocab;
+    struct tok_piece *pieces; /* owned [n_vocab] */
+    char *arena;              /* owned; bytes of the pieces */
+    uint8_t *special;         /* owned [n_vocab] */
+
+    int32_t byte_id[256];
+    struct tok_pair *pairs; /* owned; open addressing, left = -1 is free */
+    size_t pair_mask;
+    int pair_shift;
+    int32_t *made;  /* owned [n_merges]; by rank */
+    int32_t *words; /* owned; ignore_merges: ids by the hash of their bytes, -1 is free */
+    size_t word_mask;
+
+    struct tok_added raw_added;
+    struct tok_added norm_added;
+    struct tok_form *forms; /* owned [n_norms]; those of other kinds stay zero */
+    struct tok_prefix *prefixes; /* owned [n_norms]; likewise */
+    struct tok_split *splits; /* owned [n_splits] */
+    size_t n_splits;
+    bool prefix_space;
+    size_t prefix_before; /* the space goes in front of this split */
+    bool no_restart; /* a fresh stream in mid-segment would not give the same ids */
+    bool never_safe;
+};
+
+struct tok_cached {
+    uint8_t n, n_ids;
+    char key[30];
+    int32_t ids[8];
+};
+
+struct tok_bpe { /* work space of a stream */
+    struct tok_cached *cache; /* owned [TOK_CACHE] */
+    int32_t *ids;  /* owned; result of the last word */
+    size_t n_ids, ids_cap;
+    int32_t *block; /* owned; result of the last block */
+    size_t n_block, block_cap;
+    char *block_text; /* owned; what it was the result of */
+    size_t block_n, block_text_cap;
+    uint64_t *heap; /* owned */
+    size_t heap_cap;
+    struct tok_symbol *symbols; /* owned */
+    size_t symbols_cap;
+};
+enum { TOK_CACHE = 1 << 14 };
+enum status tok_bpe_init(struct tok *t, struct err *e) WARN_UNUSED;
+enum status tok_bpe_stage_init(struct tok_bpe *b, struct err *e) WARN_UNUSED;
+void tok_bpe_stage_fini(struct tok_bpe *b);
+size_t tok_bpe_bytes(const struct tok_bpe *b);
+
+/* ---- the stream ---- */
+
+struct tok_stream {
+    const struct tok *t;      /* borrowed */
+    struct tok_stage *stages; /* owned [n_stages] */
+    size_t n_stages;
+    struct tok_bpe bpe;
+    pcre2_match_context *match_context; /* owned */
+    pcre2_jit_stack *jit_stack;         /* owned; NULL without JIT */
+    int32_t *ids;                       /* owned; produced, not yet taken */
+    int64_t *ends;
+    size_t out_head, out_tail, ids_cap, ends_cap;
+    int64_t fed; /* bytes passed to the first stage */
+    char held[4]; /* a code point the last feed cut */
+    size_t n_held;
+    int64_t safe;
+    int mid; /* stages that are in the middle of something: no offset is safe now */
+    bool finished;
+    enum status failed;
+    int64_t work;
+    struct tok_text *collect; /* borrowed; when set, text before the added tokens goes there */
+};
+
+enum status tok_emit(struct tok_stream *s, const int32_t *ids, size_t n, int64_t raw,
+                     struct err *e) WARN_UNUSED;
+/* Everything before `raw` has been emitted. */
+void tok_note_safe(struct tok_stream *s, int64_t raw);
+enum status tok_too_long(int64_t raw, struct err *e);
+/* Runs `text` through the normalizers; the result is appended to *out. */
+enum status tok_normalize(const struct tok *t, const char *text, size_t n, struct tok_text *out,
+                          struct err *e) WARN_UNUSED;
+/* Memory for PCRE2, through base/mem.h. */
+pcre2_general_context *tok_pcre_memory(void);
+
+#endif

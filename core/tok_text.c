@@ -1,0 +1,135 @@
+#include "base/mem.h"
+#include "core/tok_impl.h"
+
+#include <string.h>
+
+void tok_text_fini(struct tok_text *t) {
+    mem_free(t->s);
+    mem_free(t->runs);
+    memset(t, 0, sizeof *t);
+}
+
+void tok_text_clear(struct tok_text *t) {
+    t->head = t->tail = 0;
+    t->run_head = t->run_at = t->n_runs = 0;
+    t->dropped = 0;
+    if (t->cap > 1 << 20) { // a stretch of one document must not stay for all that follow
+        mem_free(t->s);
+        t->s = NULL;
+        t->cap = 0;
+    }
+}
+
+enum status tok_too_long(int64_t raw, struct err *e) {
+    return err_fail(e, E_UNSUPPORTED,
+                    "byte %lld: the tokenizer cannot split the text that follows within %d bytes",
+                    (long long)raw, TOK_MAX_STRETCH);
+}
+
+// Moves what is kept to the front once that is at most as much as was dropped: amortized O(1).
+static void settle(struct tok_text *t) {
+    if (t->head > 0 && t->tail - t->head <= t->head) {
+        memmove(t->s, t->s + t->head, t->tail - t->head);
+        t->tail -= t->head;
+        t->head = 0;
+    }
+    if (t->run_head > 0 && t->n_runs - t->run_head <= t->run_head) {
+        memmove(t->runs, t->runs + t->run_head, (t->n_runs - t->run_head) * sizeof *t->runs);
+        t->n_runs -= t->run_head;
+        t->run_at = t->run_at > t->run_head ? t->run_at - t->run_head : 0;
+        t->run_head = 0;
+    }
+}
+
+enum status tok_text_add(struct tok_text *t, struct tok_span v, struct err *e) {
+    enum status st = OK;
+    if (v.n == 0) goto done;
+    settle(t);
+    if (tok_text_n(t) + v.n > TOK_MAX_STRETCH + 65536u) {
+        bool exact;
+        st = tok_too_long(tok_text_n(t) > 0 ? tok_text_raw(t, 0, &exact) : v.raw - (int64_t)v.n, e);
+        goto done;
+    }
+    TRY(mem_grow(&t->s, &t->cap, t->tail + v.n, 1, e));
+    TRY(mem_grow(&t->runs, &t->runs_cap, t->n_runs + 1, sizeof *t->runs, e));
+    memcpy(t->s + t->tail, v.s, v.n);
+    t->tail += v.n;
+    const uint64_t end = t->dropped + tok_text_n(t);
+    struct tok_run *last = t->n_runs > t->run_head ? &t->runs[t->n_runs - 1] : NULL;
+    if (last != NULL && last->place == TOK_LINEAR && v.place == TOK_LINEAR &&
+        last->raw + (int64_t)v.n == v.raw) {
+        last->end = end;
+        last->raw = v.raw;
+    } else {
+        t->runs[t->n_runs++] = (struct tok_run){end, v.raw, v.place};
+    }
+done:
+    return st;
+}
+
+void tok_text_drop(struct tok_text *t, size_t n) {
+    t->head += n;
+    t->dropped += n;
+    // The run that ends exactly here stays: it knows where the document stood.
+    while (t->run_head + 1 < t->n_runs && t->runs[t->run_head].end < t->dropped) t->run_head++;
+}
+
+// The run that holds the byte at absolute position `at`; reads move forward, so it is near run_at.
+static const struct tok_run *find_run(struct tok_text *t, uint64_t at) {
+    if (t->run_at < t->run_head || t->run_at >= t->n_runs) t->run_at = t->run_head;
+    while (t->run_at > t->run_head && t->runs[t->run_at - 1].end > at) t->run_at--;
+    while (t->runs[t->run_at].end <= at) t->run_at++;
+    return &t->runs[t->run_at];
+}
+
+struct tok_span tok_text_span(struct tok_text *t, size_t from, size_t to) {
+    const struct tok_run *r = find_run(t, t->dropped + from);
+    const uint64_t end = t->dropped + to;
+    struct tok_span v = {tok_text_at(t) + from, to - from, r->raw, r->place};
+    if (r->end <= end) {
+        v.n = (size_t)(r->end - t->dropped) - from;
+    } else if (r->place == TOK_LINEAR) {
+        v.raw = r->raw - (int64_t)(r->end - end);
+    } else {
+        v.place = TOK_LOOSE;
+    }
+    return v;
+}
+
+int64_t tok_text_raw(struct tok_text *t, size_t i, bool *exact) {
+    const uint64_t at = t->dropped + i;
+    if (at == 0) { // nothing before: only the start of a linear run is known
+        const struct tok_run *r = &t->runs[t->run_head];
+        *exact = r->place == TOK_LINEAR;
+        return *exact ? r->raw - (int64_t)r->end : r->raw;
+    }
+    const struct tok_run *r;
+    if (t->runs[t->run_head].end < at) {
+        r = find_run(t, at - 1);
+    } else {
+        r = &t->runs[t->run_head];
+    }
+    *exact = r->place == TOK_LINEAR || (r->place == TOK_BLOCK && r->end == at);
+    return r->place == TOK_LINEAR ? r->raw - (int64_t)(r->end - at) : r->raw;
+}
+
+enum status tok_stage_whole(struct tok_stage *g, struct tok_span v, struct err *e) {
+    enum status st = OK;
+    TRY(g->ops->push(g, v, e));
+    TRY(g->ops->end(g, e));
+done:
+    return st;
+}
+
+enum status tok_stage_send(struct tok_stage *g, size_t from, size_t to, struct err *e) {
+    enum status st = OK;
+    while (from < to) {
+        const struct tok_span v = tok_text_span(&g->text, from, to);
+        TRY(g->next->ops->push(g->next, v, e));
+        g->sent_raw = v.raw;
+        g->sent_exact = v.place != TOK_LOOSE;
+        from += v.n;
+    }
+done:
+    return st;
+}

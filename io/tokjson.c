@@ -1,0 +1,521 @@
+#include "io/tokjson.h"
+
+#include "base/mem.h"
+#include "base/sbuf.h"
+#include "io/fmap.h"
+#include "io/json.h"
+#include "io/tokjson_impl.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+struct keep { // what outlives the reading: the parsed file, whose strings the structs point into
+    struct json *file;
+};
+
+struct reading {
+    struct tokjson *t;
+    struct json *file;        /* borrowed: from t->keep */
+    struct json *config;      /* owned; NULL when there is no tokenizer_config.json */
+    struct tokjson_map vocab; /* owned: text -> id, the model's own tokens */
+    struct tokjson_map added; /* owned: text -> id, added tokens */
+    int32_t template_bos;     /* -1 when the post-processor puts nothing first */
+};
+
+/* ---- small readers ---- */
+
+enum status tokjson_map_init(struct tokjson_map *m, size_t n, struct err *e) {
+    m->cap = 16;
+    while (m->cap < n * 2) m->cap *= 2;
+    return mem_zalloc(&m->slots, m->cap, sizeof *m->slots, e);
+}
+
+void tokjson_map_fini(struct tokjson_map *m) {
+    mem_free(m->slots);
+    m->slots = NULL;
+}
+
+static size_t map_slot(const struct tokjson_map *m, const char *s, size_t n) {
+    size_t i = (size_t)hash_64(s, n) & (m->cap - 1);
+    while (m->slots[i].key.s != NULL &&
+           (m->slots[i].key.n != n || memcmp(m->slots[i].key.s, s, n) != 0)) {
+        i = (i + 1) & (m->cap - 1);
+    }
+    return i;
+}
+
+void tokjson_map_put(struct tokjson_map *m, struct tokjson_str key, int32_t value) {
+    const size_t i = map_slot(m, key.s, key.n);
+    m->slots[i].key = key;
+    m->slots[i].value = value;
+}
+
+int32_t tokjson_map_get(const struct tokjson_map *m, const char *s, size_t n) {
+    if (m->slots == NULL) return -1;
+    const size_t i = map_slot(m, s, n);
+    return m->slots[i].key.s != NULL ? m->slots[i].value : -1;
+}
+
+enum status tokjson_fail(const struct json *j, struct err *e, enum status code, const char *path,
+                         const char *fmt, ...) {
+    char text[384];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    return err_fail(e, code, "%s:%d: %s: %s", json_borrow_label(j), json_line(j, path), path, text);
+}
+
+enum status tokjson_want(const struct json *j, const struct jnode *v, const char *path,
+                         enum json_kind kind, struct err *e) {
+    if (v == NULL) return tokjson_fail(j, e, E_FORMAT, path, "missing");
+    if (json_kind_of(v) == kind) return OK;
+    return tokjson_fail(j, e, E_FORMAT, path, "must be %s, not %s", json_kind_name(kind),
+                        json_kind_name(json_kind_of(v)));
+}
+
+enum status tokjson_bool(const struct json *j, const struct jnode *v, const char *path,
+                         const char *key, bool fallback, bool *out, struct err *e) {
+    const struct jnode *m = json_get(v, key);
+    *out = fallback;
+    if (m == NULL || json_kind_of(m) == JSON_NIL) return OK;
+    char at[128];
+    snprintf(at, sizeof at, "%s.%s", path, key);
+    const enum status st = tokjson_want(j, m, at, JSON_BOOL, e);
+    if (st == OK) *out = json_bool(m);
+    return st;
+}
+
+enum status tokjson_string(const struct json *j, const struct jnode *v, const char *path,
+                           const char *key, struct tokjson_str *out, struct err *e) {
+    char at[128];
+    snprintf(at, sizeof at, "%s.%s", path, key);
+    const struct jnode *m = json_get(v, key);
+    const enum status st = tokjson_want(j, m, at, JSON_STR, e);
+    if (st == OK) out->s = json_str(m, &out->n);
+    return st;
+}
+
+static enum status read_id(const struct json *j, const struct jnode *v, const char *path,
+                           const char *name, int32_t *out, struct err *e) {
+    enum status st = OK;
+    TRY(tokjson_want(j, v, path, JSON_INT, e));
+    const int64_t id = json_int(v);
+    if (id < 0 || id > TOKJSON_MAX_ID) {
+        st = tokjson_fail(j, e, E_FORMAT, path, "id %lld of \"%.60s\" is not in 0..%d",
+                          (long long)id, name, TOKJSON_MAX_ID);
+        goto done;
+    }
+    *out = (int32_t)id;
+done:
+    return st;
+}
+
+/* ---- the model ---- */
+
+static bool is_null_or_empty(const struct jnode *v) {
+    if (v == NULL || json_kind_of(v) == JSON_NIL) return true;
+    size_t n = 1;
+    if (json_kind_of(v) == JSON_STR) json_str(v, &n);
+    return n == 0;
+}
+
+static enum status read_model_flags(struct reading *r, const struct jnode *m, struct err *e) {
+    enum status st = OK;
+    const struct json *j = r->file;
+    struct tokjson_str type = {"BPE", 3}; // old files have no type: then merges make it BPE
+    if (json_get(m, "type") != NULL || json_get(m, "merges") == NULL) {
+        TRY(tokjson_string(j, m, "$.model", "type", &type, e));
+    }
+    if (strcmp(type.s, "BPE") != 0) {
+        st = tokjson_fail(j, e, E_UNSUPPORTED, "$.model.type",
+                          "tokenizer model \"%.40s\" is not supported, only BPE (byte level) is",
+                          type.s);
+        goto done;
+    }
+    const struct jnode *dropout = json_get(m, "dropout");
+    if (dropout != NULL && json_kind_of(dropout) != JSON_NIL && json_num(dropout) != 0.0) {
+        st = tokjson_fail(j, e, E_UNSUPPORTED, "$.model.dropout",
+                          "random merges are not supported; set it to null");
+        goto done;
+    }
+    static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    for (size_t i = 0; i < COUNTOF(affixes); i++) {
+        if (is_null_or_empty(json_get(m, affixes[i]))) continue;
+        char at[64];
+        snprintf(at, sizeof at, "$.model.%s", affixes[i]);
+        st = tokjson_fail(j, e, E_UNSUPPORTED, at, "word affixes are not supported");
+        goto done;
+    }
+    // unk_token, fuse_unk and byte_fallback act only on characters outside the vocabulary, and the
+    // opening of the tokenizer insists on all 256 byte characters: they can have no effect.
+    TRY(tokjson_bool(j, m, "$.model", "ignore_merges", false, &r->t->ignore_merges, e));
+done:
+    return st;
+}
+
+static enum status read_vocab(struct reading *r, const struct jnode *m, struct err *e) {
+    enum status st = OK;
+    const struct json *j = r->file;
+    struct tokjson *t = r->t;
+    uint8_t *seen = NULL;
+    const struct jnode *v = json_get(m, "vocab");
+    TRY(tokjson_want(j, v, "$.model.vocab", JSON_OBJ, e));
+    const size_t n = json_len(v);
+    TRY(mem_zalloc(&t->tokens, n, sizeof *t->tokens, e));
+    TRY(tokjson_map_init(&r->vocab, n, e));
+    TRY(mem_zalloc(&seen, TOKJSON_MAX_ID + 1, 1, e));
+    for (struct json_iter it = json_iter(v); it.key != NULL; json_next(&it)) {
+        struct tokjson_token *tok = &t->tokens[t->n_tokens++];
+        tok->text = (struct tokjson_str){it.key, strlen(it.key)};
+        TRY(read_id(j, it.value, "$.model.vocab", it.key, &tok->id, e));
+        if (seen[tok->id]) {
+            st = tokjson_fail(j, e, E_FORMAT, "$.model.vocab", "duplicate id %d (of \"%.60s\")",
+                              tok->id, it.key);
+            goto done;
+        }
+        seen[tok->id] = 1;
+        tokjson_map_put(&r->vocab, tok->text, tok->id);
+    }
+done:
+    mem_free(seen);
+    return st;
+}
+
+// The two halves of one element of `merges`: "a b" or ["a", "b"].
+static enum status merge_halves(const struct json *j, const struct jnode *v, const char *path,
+                                struct tokjson_str half[2], struct err *e) {
+    enum status st = OK;
+    if (json_kind_of(v) == JSON_STR) {
+        size_t n;
+        const char *s = json_str(v, &n);
+        const char *space = memchr(s, ' ', n);
+        if (space == NULL || memchr(space + 1, ' ', n - (size_t)(space + 1 - s)) != NULL) {
+            st = tokjson_fail(j, e, E_FORMAT, path, "must be two tokens with one space between");
+            goto done;
+        }
+        half[0] = (struct tokjson_str){s, (size_t)(space - s)};
+        half[1] = (struct tokjson_str){space + 1, n - half[0].n - 1};
+        goto done;
+    }
+    TRY(tokjson_want(j, v, path, JSON_ARR, e));
+    for (size_t i = 0; i < 2; i++) {
+        const struct jnode *h = json_at(v, i);
+        if (json_len(v) != 2 || json_kind_of(h) != JSON_STR) {
+            st = tokjson_fail(j, e, E_FORMAT, path, "must be an array of two strings");
+            goto done;
+        }
+        half[i].s = json_str(h, &half[i].n);
+    }
+done:
+    return st;
+}
+
+static enum status read_merge(struct reading *r, const struct jnode *v, size_t index,
+                              struct sbuf *join, struct err *e) {
+    enum status st = OK;
+    const struct json *j = r->file;
+    struct tokjson_str half[2];
+    char path[64];
+    snprintf(path, sizeof path, "$.model.merges[%zu]", index);
+    TRY(merge_halves(j, v, path, half, e));
+    struct tokjson_merge *m = &r->t->merges[r->t->n_merges++];
+    sbuf_clear(join);
+    for (size_t i = 0; i < 2; i++) {
+        const int32_t id = tokjson_map_get(&r->vocab, half[i].s, half[i].n);
+        if (id < 0) {
+            st = tokjson_fail(j, e, E_FORMAT, path, "\"%.*s\" is not in the vocabulary",
+                              (int)(half[i].n < 60 ? half[i].n : 60), half[i].s);
+            goto done;
+        }
+        *(i == 0 ? &m->left : &m->right) = id;
+        sbuf_add(join, half[i].s, half[i].n);
+    }
+    TRY(sbuf_status(join, e));
+    m->made = tokjson_map_get(&r->vocab, sbuf_str(join), join->n);
+    if (m->made < 0) {
+        st = tokjson_fail(j, e, E_FORMAT, path, "its result \"%.60s\" is not in the vocabulary",
+                          sbuf_str(join));
+    }
+done:
+    return st;
+}
+
+static enum status read_merges(struct reading *r, const struct jnode *m, struct err *e) {
+    enum status st = OK;
+    struct sbuf join;
+    sbuf_init(&join);
+    const struct jnode *v = json_get(m, "merges");
+    TRY(tokjson_want(r->file, v, "$.model.merges", JSON_ARR, e));
+    const size_t n = json_len(v);
+    TRY(mem_zalloc(&r->t->merges, n, sizeof *r->t->merges, e));
+    for (size_t i = 0; i < n; i++) {
+        const struct jnode *one = json_at(v, i);
+        // The header line of a merges.txt that was pasted in whole; the library skips it too.
+        if (json_kind_of(one) == JSON_STR && strncmp(json_str(one, NULL), "#version", 8) == 0) {
+            continue;
+        }
+        TRY(read_merge(r, one, i, &join, e));
+    }
+done:
+    sbuf_fini(&join);
+    return st;
+}
+
+/* ---- added tokens ---- */
+
+// The id the library gives: that of the vocabulary, or the next one behind everything so far.
+// The id in the file is only a remark to it, so a file where they differ has two meanings.
+static enum status check_added_id(struct reading *r, const struct tokjson_added *a,
+                                  const char *path, int32_t *last, struct err *e) {
+    int32_t want = tokjson_map_get(&r->vocab, a->text.s, a->text.n);
+    if (want < 0) {
+        const int32_t n = (int32_t)r->t->n_tokens;
+        want = *last >= n ? *last + 1 : n;
+    }
+    if (a->id != want) {
+        return tokjson_fail(r->file, e, E_FORMAT, path,
+                            "id %d of \"%.60s\" disagrees with the vocabulary, which makes it %d",
+                            a->id, a->text.s, want);
+    }
+    if (want > *last) *last = want;
+    return OK;
+}
+
+static enum status read_added_one(struct reading *r, const struct jnode *v, const char *path,
+                                  struct tokjson_added *a, struct err *e) {
+    enum status st = OK;
+    const struct json *j = r->file;
+    char at[96];
+    TRY(tokjson_want(j, v, path, JSON_OBJ, e));
+    TRY(tokjson_string(j, v, path, "content", &a->text, e));
+    snprintf(at, sizeof at, "%s.id", path);
+    TRY(read_id(j, json_get(v, "id"), at, a->text.s, &a->id, e));
+    TRY(tokjson_bool(j, v, path, "single_word", false, &a->single_word, e));
+    TRY(tokjson_bool(j, v, path, "lstrip", false, &a->lstrip, e));
+    TRY(tokjson_bool(j, v, path, "rstrip", false, &a->rstrip, e));
+    TRY(tokjson_bool(j, v, path, "normalized", true, &a->normalized, e));
+    TRY(tokjson_bool(j, v, path, "special", false, &a->special, e));
+done:
+    return st;
+}
+
+static enum status read_added(struct reading *r, const struct jnode *root, struct err *e) {
+    enum status st = OK;
+    struct tokjson *t = r->t;
+    int32_t last = -1;
+    const struct jnode *v = json_get(root, "added_tokens");
+    const bool none = v == NULL || json_kind_of(v) == JSON_NIL;
+    if (!none) TRY(tokjson_want(r->file, v, "$.added_tokens", JSON_ARR, e));
+    const size_t n = none ? 0 : json_len(v);
+    TRY(mem_zalloc(&t->added, n, sizeof *t->added, e));
+    TRY(tokjson_map_init(&r->added, n, e));
+    for (size_t i = 0; i < n; i++) {
+        char path[64];
+        snprintf(path, sizeof path, "$.added_tokens[%zu]", i);
+        struct tokjson_added *a = &t->added[t->n_added];
+        TRY(read_added_one(r, json_at(v, i), path, a, e));
+        if (a->text.n == 0) continue; // the library ignores it
+        if (tokjson_map_get(&r->added, a->text.s, a->text.n) >= 0) {
+            st = tokjson_fail(r->file, e, E_FORMAT, path, "\"%.60s\" is there twice", a->text.s);
+            goto done;
+        }
+        TRY(check_added_id(r, a, path, &last, e));
+        tokjson_map_put(&r->added, a->text, a->id);
+        t->n_added++;
+    }
+done:
+    return st;
+}
+
+static int32_t find_token(const struct reading *r, const char *s, size_t n) {
+    const int32_t id = tokjson_map_get(&r->added, s, n);
+    return id >= 0 ? id : tokjson_map_get(&r->vocab, s, n);
+}
+
+/* ---- post-processor and configuration ---- */
+
+static enum status read_template(struct reading *r, const struct jnode *v, const char *path,
+                                 struct err *e) {
+    enum status st = OK;
+    const struct json *j = r->file;
+    char at[160];
+    snprintf(at, sizeof at, "%s.single", path);
+    const struct jnode *single = json_get(v, "single");
+    TRY(tokjson_want(j, single, at, JSON_ARR, e));
+    const struct jnode *first = json_at(single, 0);
+    const struct jnode *special =
+        first != NULL && json_kind_of(first) == JSON_OBJ ? json_get(first, "SpecialToken") : NULL;
+    if (special == NULL || json_kind_of(special) != JSON_OBJ) goto done;
+    struct tokjson_str name;
+    snprintf(at, sizeof at, "%s.single[0].SpecialToken", path);
+    TRY(tokjson_string(j, special, at, "id", &name, e));
+    const struct jnode *table = json_get(v, "special_tokens");
+    const struct jnode *entry =
+        table != NULL && json_kind_of(table) == JSON_OBJ ? json_get(table, name.s) : NULL;
+    const struct jnode *ids =
+        entry != NULL && json_kind_of(entry) == JSON_OBJ ? json_get(entry, "ids") : NULL;
+    if (ids == NULL || json_kind_of(ids) != JSON_ARR || json_len(ids) != 1) {
+        st = tokjson_fail(j, e, E_FORMAT, at, "special_tokens has no single id for \"%.60s\"",
+                          name.s);
+        goto done;
+    }
+    TRY(read_id(j, json_at(ids, 0), at, name.s, &r->template_bos, e));
+done:
+    return st;
+}
+
+static enum status read_post(struct reading *r, const struct jnode *v, const char *path, int depth,
+                             struct err *e) {
+    enum status st = OK;
+    const struct json *j = r->file;
+    struct tokjson_str type;
+    if (v == NULL || json_kind_of(v) == JSON_NIL) goto done;
+    TRY(tokjson_want(j, v, path, JSON_OBJ, e));
+    TRY(tokjson_string(j, v, path, "type", &type, e));
+    if (strcmp(type.s, "ByteLevel") == 0) goto done; // offsets only
+    if (strcmp(type.s, "TemplateProcessing") == 0) {
+        TRY(read_template(r, v, path, e));
+    } else if (strcmp(type.s, "RobertaProcessing") == 0 || strcmp(type.s, "BertProcessing") == 0) {
+        char at[96];
+        snprintf(at, sizeof at, "%s.cls", path);
+        const struct jnode *cls = json_get(v, "cls");
+        TRY(tokjson_want(j, cls, at, JSON_ARR, e));
+        TRY(read_id(j, json_at(cls, 1), at, "cls", &r->template_bos, e));
+    } else if (strcmp(type.s, "Sequence") == 0 && depth < 4) {
+        const struct jnode *list = json_get(v, "processors");
+        char at[96];
+        snprintf(at, sizeof at, "%s.processors", path);
+        TRY(tokjson_want(j, list, at, JSON_ARR, e));
+        for (size_t i = 0; i < json_len(list); i++) {
+            snprintf(at, sizeof at, "%s.processors[%zu]", path, i);
+            TRY(read_post(r, json_at(list, i), at, depth + 1, e));
+        }
+    } else {
+        st = tokjson_fail(j, e, E_UNSUPPORTED, path, "post-processor \"%.40s\" is not supported",
+                          type.s);
+    }
+done:
+    return st;
+}
+
+// bos_token / eos_token: a string, or an object with `content`; -1 when there is none.
+static int32_t config_token(const struct reading *r, const char *key, struct hash *h) {
+    const struct jnode *v = r->config != NULL ? json_get(json_root(r->config), key) : NULL;
+    if (v != NULL && json_kind_of(v) == JSON_OBJ) v = json_get(v, "content");
+    if (v == NULL || json_kind_of(v) != JSON_STR) return -1;
+    size_t n;
+    const char *s = json_str(v, &n);
+    hash_add(h, key, strlen(key));
+    hash_add(h, s, n + 1);
+    return find_token(r, s, n);
+}
+
+static enum status read_config(struct reading *r, struct hash *h, struct err *e) {
+    enum status st = OK;
+    struct tokjson *t = r->t;
+    const int32_t bos = config_token(r, "bos_token", h);
+    t->eos = config_token(r, "eos_token", h);
+    t->adds_bos = r->template_bos >= 0;
+    if (r->config != NULL) {
+        const struct jnode *root = json_root(r->config);
+        TRY(tokjson_bool(r->config, root, "$", "add_bos_token", t->adds_bos, &t->adds_bos, e));
+    }
+    t->bos = r->template_bos >= 0 && t->adds_bos ? r->template_bos : bos;
+    hash_add(h, t->adds_bos ? "+" : "-", 1);
+    if (t->adds_bos && t->bos < 0) {
+        st = tokjson_fail(r->config, e, E_FORMAT, "$.add_bos_token",
+                          "is true, but bos_token names no token of tokenizer.json");
+    }
+done:
+    return st;
+}
+
+/* ---- files ---- */
+
+static enum status open_file(struct json **out, const char *path, struct hash *h, struct err *e) {
+    enum status st = OK;
+    struct fmap *m = NULL;
+    TRY(fmap_open(&m, path, e));
+    const size_t n = fmap_bytes(m);
+    if (n > TOKJSON_MAX_BYTES) {
+        FAIL(e, E_FORMAT, "%s: %zu bytes; at most %d are read from such a file", path, n,
+             TOKJSON_MAX_BYTES);
+    }
+    const void *data = fmap_borrow_data(m);
+    if (h != NULL) hash_add(h, data, n);
+    TRY(json_open_text(out, path, data != NULL ? data : "", n, e));
+    TRY(tokjson_want(*out, json_root(*out), "$", JSON_OBJ, e));
+    if (fmap_torn(m)) FAIL(e, E_IO, "%s: cut short while it was read", path);
+done:
+    if (st != OK) {
+        json_close(*out);
+        *out = NULL;
+    }
+    fmap_close(m);
+    return st;
+}
+
+static enum status read_all(struct reading *r, struct hash *h, struct err *e) {
+    enum status st = OK;
+    const struct jnode *root = json_root(r->file), *model = json_get(root, "model");
+    TRY(tokjson_want(r->file, model, "$.model", JSON_OBJ, e));
+    TRY(read_model_flags(r, model, e));
+    TRY(read_vocab(r, model, e));
+    TRY(read_merges(r, model, e));
+    TRY(read_added(r, root, e));
+    TRY(tokjson_read_pipeline(r->t, r->file, e));
+    TRY(read_post(r, json_get(root, "post_processor"), "$.post_processor", 0, e));
+    TRY(read_config(r, h, e));
+done:
+    return st;
+}
+
+enum status tokjson_open(struct tokjson **out, const char *model_dir, struct err *e) {
+    enum status st = OK;
+    struct reading r = {.template_bos = -1};
+    struct keep *keep = NULL;
+    struct hash *h = NULL;
+    struct sbuf path;
+    *out = NULL;
+    sbuf_init(&path);
+    TRY(hash_open(&h, e));
+    TRY(mem_zalloc(&r.t, 1, sizeof *r.t, e));
+    TRY(mem_zalloc(&keep, 1, sizeof *keep, e));
+    r.t->keep = keep;
+    sbuf_printf(&path, "%s/tokenizer.json", model_dir);
+    TRY(sbuf_status(&path, e));
+    TRY(open_file(&keep->file, sbuf_str(&path), h, e));
+    r.file = keep->file;
+    sbuf_clear(&path);
+    sbuf_printf(&path, "%s/tokenizer_config.json", model_dir);
+    TRY(sbuf_status(&path, e));
+    if (access(sbuf_str(&path), F_OK) == 0) TRY(open_file(&r.config, sbuf_str(&path), NULL, e));
+    TRY(read_all(&r, h, e));
+    hash_text(h, r.t->identity);
+    *out = r.t;
+    r.t = NULL;
+done:
+    tokjson_close(r.t);
+    json_close(r.config);
+    tokjson_map_fini(&r.vocab);
+    tokjson_map_fini(&r.added);
+    sbuf_fini(&path);
+    hash_close(h);
+    return st;
+}
+
+void tokjson_close(struct tokjson *t) {
+    if (t == NULL) return;
+    struct keep *keep = t->keep;
+    if (keep != NULL) json_close(keep->file);
+    mem_free(keep);
+    mem_free(t->tokens);
+    mem_free(t->merges);
+    mem_free(t->added);
+    mem_free(t->norms);
+    mem_free(t->pres);
+    mem_free(t);
+}

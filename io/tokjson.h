@@ -1,0 +1,115 @@
+/* tokenizer.json and tokenizer_config.json (Hugging Face) as plain structs, validated.
+ *
+ * Read: byte-level BPE models. Checked here: types, ids (unique, 0 .. 2^24), every merge names two
+ * tokens of the vocabulary whose joined text is a token too, added tokens have the ids that the
+ * `tokenizers` library would give them, and no setting is present that would change ids without
+ * being understood: such a one is refused by name.
+ *
+ * Normalizers and pre-tokenizers come as flat lists: a Sequence applies its members one after the
+ * other, so nesting carries no meaning.
+ *
+ * All strings are UTF-8 with a length (a token may hold NUL) and die with the struct. */
+#ifndef BASIN_IO_TOKJSON_H
+#define BASIN_IO_TOKJSON_H
+
+#include "base/err.h"
+#include "base/hash.h"
+
+enum { TOKJSON_MAX_BYTES = 256 << 20, TOKJSON_MAX_ID = 1 << 24 };
+
+struct tokjson_str {
+    const char *s; /* borrowed: from the struct that holds it */
+    size_t n;
+};
+
+struct tokjson_token {
+    struct tokjson_str text; /* as in the file: bytes written as byte-level characters */
+    int32_t id;
+};
+
+struct tokjson_merge { /* ids; the index in the list is the rank */
+    int32_t left;
+    int32_t right;
+    int32_t made;
+};
+
+struct tokjson_added {
+    struct tokjson_str text;
+    int32_t id;
+    bool single_word;
+    bool lstrip;
+    bool rstrip;
+    bool normalized;
+    bool special;
+};
+
+enum tokjson_norm_kind {
+    TOKJSON_NFC,
+    TOKJSON_NFD,
+    TOKJSON_NFKC,
+    TOKJSON_NFKD,
+    TOKJSON_LOWERCASE,
+    TOKJSON_PREPEND, /* content */
+    TOKJSON_REPLACE  /* pattern, a plain string, by content */
+};
+
+struct tokjson_norm {
+    enum tokjson_norm_kind kind;
+    struct tokjson_str pattern;
+    struct tokjson_str content;
+};
+
+enum tokjson_pre_kind {
+    TOKJSON_BYTE_LEVEL,
+    TOKJSON_SPLIT,
+    TOKJSON_DIGITS,
+    TOKJSON_PUNCTUATION,
+    TOKJSON_WHITESPACE,
+    TOKJSON_WHITESPACE_SPLIT
+};
+
+enum tokjson_behavior {
+    TOKJSON_ISOLATED,
+    TOKJSON_REMOVED,
+    TOKJSON_CONTIGUOUS,
+    TOKJSON_MERGED_WITH_PREVIOUS,
+    TOKJSON_MERGED_WITH_NEXT
+};
+
+struct tokjson_pre {
+    enum tokjson_pre_kind kind;
+    enum tokjson_behavior behavior; /* split, punctuation */
+    struct tokjson_str pattern;     /* split */
+    bool is_regex;                  /* split: Oniguruma syntax, or a plain string */
+    bool invert;                    /* split */
+    bool add_prefix_space;          /* byte level */
+    bool use_regex;                 /* byte level */
+    bool individual_digits;         /* digits */
+    char place[64];                 /* "$.pre_tokenizer.pretokenizers[0]", for messages */
+};
+
+struct tokjson {
+    struct tokjson_token *tokens; /* owned [n_tokens]; in file order */
+    size_t n_tokens;
+    struct tokjson_merge *merges; /* owned [n_merges] */
+    size_t n_merges;
+    struct tokjson_added *added; /* owned [n_added] */
+    size_t n_added;
+    struct tokjson_norm *norms; /* owned [n_norms] */
+    size_t n_norms;
+    struct tokjson_pre *pres; /* owned [n_pres] */
+    size_t n_pres;
+    bool ignore_merges;
+    int32_t bos;   /* id put first when adds_bos; otherwise the configured one, or -1 */
+    int32_t eos;   /* or -1 */
+    bool adds_bos; /* add_bos_token where it is given, else the post-processor's template */
+    char identity[HASH_TEXT];
+    void *keep; /* owned: what the strings live in */
+};
+
+/* Reads DIR/tokenizer.json and, when there is one, DIR/tokenizer_config.json.
+ * Errors: E_NOINPUT, E_IO, E_NOMEM; E_FORMAT and E_UNSUPPORTED as "FILE:LINE: $.path: what". */
+enum status tokjson_open(struct tokjson **out, const char *model_dir, struct err *e) WARN_UNUSED;
+void tokjson_close(struct tokjson *t);
+
+#endif
