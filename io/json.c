@@ -257,3 +257,7 @@ bool json_span(const struct json *j, const char *path, size_t *begin, size_t *en
     *end = (size_t)(skip_value(at) - j->text);
     return whole;
 }
+
+const char *json_library(void) {
+    return jansson_version_str();
+}

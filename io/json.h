@@ -58,4 +58,7 @@ struct json_iter {
 struct json_iter json_iter(const struct jnode *v);
 void json_next(struct json_iter *it);
 
+/* Version of the JSON library in use, for `basin --version`. */
+const char *json_library(void);
+
 #endif

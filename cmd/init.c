@@ -1,0 +1,76 @@
+#include "cmd/cmd.h"
+#include "cmd/exit.h"
+#include "cmd/out.h"
+#include "io/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char manifest[] = "{\n"
+                               "  \"version\": 1,\n"
+                               "  \"job\": \"score\",\n"
+                               "  \"model\": {\"path\": \"examples/demo/model\"},\n"
+                               "  \"input\": [\n"
+                               "    {\"path\": \"examples/demo/persuasion.txt\"}\n"
+                               "  ],\n"
+                               "  \"cache\": [\n"
+                               "    {\"name\": \"sink\", \"mode\": \"sink\", \"sink_tokens\": 4, "
+                               "\"window_tokens\": 124},\n"
+                               "    {\"name\": \"window\", \"mode\": \"window\", "
+                               "\"window_tokens\": 128}\n"
+                               "  ],\n"
+                               "  \"score\": {\"tokens\": false, \"limit_tokens\": 16384, "
+                               "\"add_bos\": \"auto\"},\n"
+                               "  \"output\": {\"path\": \"out/demo\", \"part_bytes\": 67108864},\n"
+                               "  \"compute\": {\"dtype\": \"auto\"}\n"
+                               "}\n";
+
+// A manifest is somebody's work: never written over.
+static int write_new(const char *path) {
+    struct err e = {.code = OK};
+    const int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0 && errno == EEXIST) {
+        cmd_say("%s exists already; remove it or name another file", path);
+        return CMD_EXIT_CANTCREAT;
+    }
+    if (fd < 0) {
+        err_errno(&e, E_OUTPUT, errno, "%s: cannot be created", path);
+        return cmd_fail(&e, CMD_FROM_OPTIONS);
+    }
+    enum status st = file_write_all(fd, path, manifest, sizeof manifest - 1, &e);
+    if (close(fd) != 0 && st == OK) st = err_errno(&e, E_IO, errno, "%s", path);
+    if (st == OK) {
+        cmd_say("wrote %s; next: basin validate %s", path, path);
+        return CMD_EXIT_OK;
+    }
+    unlink(path);
+    return cmd_fail(&e, CMD_FROM_OPTIONS);
+}
+
+static int init_main(const struct cmd_sub *self, int argc, char **argv) {
+    int n = 0, code = 0;
+    if (!cmd_args_read(&self->args, argc, argv, NULL, &n, &code)) return code;
+    if (n == 1 && strcmp(argv[0], "-") != 0) return write_new(argv[0]);
+    struct sbuf b;
+    sbuf_init(&b);
+    sbuf_puts(&b, manifest);
+    return cmd_out_text(&b);
+}
+
+const struct cmd_sub cmd_init = {
+    .args =
+        {
+            .name = "init",
+            .operands = "[FILE]",
+            .max_operands = 1,
+            .summary = "a manifest to start from, to stdout or to a new file",
+            .about =
+                "It scores the demo text under the demo model, with sinks and without; change\n"
+                "model, input and output. Its paths are relative to where the file lies.\n",
+            .examples = "  basin init > job.json\n"
+                        "  basin init job.json && basin run job.json\n",
+        },
+    .main = init_main,
+};

@@ -1,0 +1,40 @@
+#include "cmd/cmd.h"
+#include "cmd/exit.h"
+#include "cmd/out.h"
+#include "cmd/signals.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+const struct cmd_sub *const cmd_subs[] = {
+    &cmd_run, &cmd_score, &cmd_init,   &cmd_validate, &cmd_plan, &cmd_status,
+    &cmd_cat, &cmd_stats, &cmd_verify, &cmd_tokenize, &cmd_help, NULL,
+};
+
+// Started with a closed descriptor 0, 1 or 2, the next file opened would take its number, and rows
+// or messages would be written into it. Occupied the wrong way round, each reports an error
+// instead.
+static void occupy_standard_streams(void) {
+    for (int fd = 0; fd <= 2; fd++) {
+        if (fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
+        if (open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) < 0) return;
+    }
+}
+
+int main(int argc, char **argv) {
+    occupy_standard_streams();
+    cmd_signals_ignore_pipe();
+    if (argc < 2) {
+        cmd_say("no command; 'basin help' lists them");
+        return CMD_EXIT_USAGE;
+    }
+    const char *word = argv[1];
+    if (strcmp(word, "-h") == 0 || strcmp(word, "--help") == 0) return cmd_help_list();
+    if (strcmp(word, "--version") == 0) return cmd_version_print();
+    for (int i = 0; cmd_subs[i] != NULL; i++) {
+        const struct cmd_sub *sub = cmd_subs[i];
+        if (strcmp(sub->args.name, word) == 0) return sub->main(sub, argc - 2, argv + 2);
+    }
+    return cmd_help_unknown(word);
+}

@@ -1,0 +1,212 @@
+#include "cmd/cmd.h"
+#include "cmd/exit.h"
+#include "cmd/job.h"
+#include "cmd/out.h"
+#include "cmd/text.h"
+#include "core/model.h"
+#include "core/tok.h"
+#include "io/json.h"
+#include "jobs/plan.h"
+
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { MAX_BYTES = 16 << 20 };
+
+struct options {
+    struct cmd_job_options job;
+};
+
+static const struct cmd_option table[] = {CMD_JOB_SET(struct options)};
+
+// What was found: a line each, and how the process is to end.
+struct findings {
+    const char *file;
+    struct json *doc; /* owned: for lines; NULL when the file is no JSON */
+    struct sbuf text;
+    int64_t errors, warnings;
+    int code; /* 66 while nothing worse than missing inputs was found */
+};
+
+static void add(struct findings *f, int line, const char *place, bool warning,
+                const char *message) {
+    struct sbuf b;
+    sbuf_init(&b);
+    sbuf_printf(&b, "%s:%d: %s: %s%s", f->file, line, place, warning ? "warning: " : "", message);
+    cmd_out_printable(&f->text, sbuf_str(&b));
+    sbuf_putc(&f->text, '\n');
+    f->errors += !warning;
+    f->warnings += warning;
+    sbuf_fini(&b);
+}
+
+static void add_error(struct findings *f, const char *place, const struct err *e) {
+    const int code = cmd_exit_code(e->code, CMD_FROM_JOB);
+    add(f, f->doc != NULL ? json_line(f->doc, place) : 1, place, false, e->msg);
+    if (f->code == CMD_EXIT_OK || f->code == CMD_EXIT_NOINPUT) f->code = code;
+}
+
+/* ---- what the manifest names ---- */
+
+// Sinks and window together reach beyond what the model was trained on.
+static void check_context(struct findings *f, const struct manifest *m, const struct arch *a) {
+    const struct jnode *cache = f->doc != NULL ? json_get(json_root(f->doc), "cache") : NULL;
+    const bool list = cache != NULL && json_kind_of(cache) == JSON_ARR;
+    for (size_t i = 0; i < m->n_settings; i++) {
+        const struct man_setting *s = &m->settings[i];
+        const int64_t c = s->sink_tokens + s->window_tokens;
+        if (s->mode == MAN_DENSE || a->n_ctx_train <= 0 || c <= a->n_ctx_train) continue;
+        char place[64], message[160];
+        snprintf(place, sizeof place, list ? "$.cache[%zu].window_tokens" : "$.cache.window_tokens",
+                 i);
+        snprintf(message, sizeof message,
+                 "%" PRId64 " sink and window tokens; the model was trained on %" PRId64, c,
+                 a->n_ctx_train);
+        add(f, f->doc != NULL ? json_line(f->doc, place) : 1, place, true, message);
+    }
+}
+
+static bool reads_text(const struct manifest *m) {
+    for (size_t i = 0; i < m->n_inputs; i++) {
+        if (m->inputs[i].ids_key == NULL) return true;
+    }
+    return false;
+}
+
+static void check_model(struct findings *f, const struct manifest *m) {
+    struct model *model = NULL;
+    struct tok *tok = NULL;
+    struct sbuf path;
+    struct err e = {.code = OK};
+    sbuf_init(&path);
+    man_path(m, m->model_path, &path);
+    if (model_open(&model, sbuf_str(&path), &e) != OK) {
+        add_error(f, "$.model.path", &e);
+    } else {
+        check_context(f, m, model_arch(model));
+    }
+    e.code = OK;
+    // One missing directory is one mistake; a corpus of ids needs no tokenizer.
+    if (model != NULL && reads_text(m) && tok_open(&tok, sbuf_str(&path), &e) != OK) {
+        add_error(f, "$.model.path", &e);
+    }
+    tok_close(tok);
+    model_close(model);
+    sbuf_fini(&path);
+}
+
+// Every input by itself, so that each missing one is named; then all together.
+static void check_inputs(struct findings *f, const struct manifest *m, struct plan **plan) {
+    const int64_t errors = f->errors;
+    const struct jnode *input = f->doc != NULL ? json_get(json_root(f->doc), "input") : NULL;
+    const bool list = input != NULL && json_kind_of(input) == JSON_ARR;
+    for (size_t i = 0; i < m->n_inputs && m->n_inputs > 1; i++) {
+        struct manifest one = *m;
+        struct plan *p = NULL;
+        struct err e = {.code = OK};
+        char place[48];
+        one.inputs = &m->inputs[i];
+        one.n_inputs = 1;
+        if (strcmp(one.inputs->path, "-") == 0) continue; // not to be read twice
+        snprintf(place, sizeof place, list ? "$.input[%zu].path" : "$.input.path", i);
+        if (plan_make(&p, &one, &e) != OK) add_error(f, place, &e);
+        plan_free(p);
+    }
+    if (f->errors > errors) return;
+    struct err e = {.code = OK};
+    if (m->n_inputs == 1 && strcmp(m->inputs[0].path, "-") == 0) return;
+    if (plan_make(plan, m, &e) != OK) add_error(f, "$.input", &e);
+}
+
+/* ---- the command ---- */
+
+static void say_verdict(const struct findings *f, const struct plan *plan) {
+    struct sbuf b;
+    sbuf_init(&b);
+    if (f->errors > 0) {
+        cmd_text_plural(&b, f->errors, "error");
+    } else {
+        sbuf_puts(&b, "nothing wrong");
+    }
+    if (f->warnings > 0) {
+        sbuf_puts(&b, ", ");
+        cmd_text_plural(&b, f->warnings, "warning");
+    }
+    if (plan != NULL && f->errors == 0) {
+        sbuf_puts(&b, "; ");
+        cmd_text_plural(&b, plan->n_part, "part");
+        sbuf_puts(&b, ", ");
+        cmd_text_bytes(&b, plan->bytes);
+        sbuf_printf(&b, "; next: basin plan %s", f->file);
+    }
+    cmd_say("%s: %s", f->file, sbuf_str(&b));
+    sbuf_fini(&b);
+}
+
+static int validate(const char *file, const struct options *o) {
+    struct findings f = {.file = file, .code = CMD_EXIT_OK};
+    struct man_problems problems;
+    struct manifest *m = NULL;
+    struct plan *plan = NULL;
+    struct err e = {.code = OK};
+    man_problems_init(&problems);
+    const enum status st = cmd_job_load(&m, file, &o->job, &problems, &e);
+    if (st != OK && problems.n_errors == 0) { // no JSON at all, or no such file
+        f.code = cmd_fail(&e, st == E_ARG ? CMD_FROM_OPTIONS : CMD_FROM_JOB);
+        goto done;
+    }
+    for (size_t i = 0; i < problems.n_errors; i++) {
+        const struct man_problem *x = &problems.errors[i];
+        add(&f, x->line, x->path, false, x->message);
+        f.code = CMD_EXIT_DATA;
+    }
+    for (size_t i = 0; i < problems.n_warnings; i++) {
+        const struct man_problem *x = &problems.warnings[i];
+        add(&f, x->line, x->path, true, x->message);
+    }
+    if (m != NULL) {
+        if (json_open(&f.doc, file, MAX_BYTES, NULL) != OK) f.doc = NULL;
+        check_model(&f, m);
+        check_inputs(&f, m, &plan);
+    }
+    const int code = cmd_out_text(&f.text);
+    if (code != CMD_EXIT_OK) f.code = code;
+    say_verdict(&f, plan);
+done:
+    plan_free(plan);
+    man_close(m);
+    json_close(f.doc);
+    man_problems_fini(&problems);
+    sbuf_fini(&f.text);
+    return f.code;
+}
+
+static int validate_main(const struct cmd_sub *self, int argc, char **argv) {
+    struct options o = {.job = {.out = NULL}};
+    int n = 0, code = 0;
+    if (cmd_args_read(&self->args, argc, argv, &o, &n, &code)) code = validate(argv[0], &o);
+    cmd_list_fini(&o.job.sets);
+    return code;
+}
+
+const struct cmd_sub cmd_validate = {
+    .args =
+        {
+            .name = "validate",
+            .operands = "MANIFEST",
+            .min_operands = 1,
+            .max_operands = 1,
+            .summary = "everything that is wrong with a manifest, its model and its inputs",
+            .about = "A line each, FILE:LINE: $.place: message, on stdout. Computes nothing.\n"
+                     "\n"
+                     "exit codes: 0 nothing wrong (warnings do not count), 65 something is,\n"
+                     "66 only missing files\n",
+            .examples = "  basin validate job.json\n"
+                        "  basin validate job.json --set cache.sink_tokens=0\n",
+            .options = table,
+            .n_option = COUNTOF(table),
+        },
+    .main = validate_main,
+};
