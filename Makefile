@@ -64,5 +64,6 @@ $(BIN): $(CMD) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -o $@
 $(OUT)/tests/%: $(OUT)/tests/%.o $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(WRAP_$*) $(LIBS) -lcmocka -o $@
+WRAP_test_tok := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign
 .SECONDARY:
 -include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d)
