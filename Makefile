@@ -67,7 +67,7 @@ WRAP_ALLOC := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memali
 WRAP_test_manifest    := $(WRAP_ALLOC)
 WRAP_test_safetensors := $(WRAP_ALLOC)
 WRAP_test_corpus      := $(WRAP_ALLOC)
-WRAP_test_corpus_glob := $(WRAP_ALLOC)
+WRAP_test_corpus_glob := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 WRAP_test_tok         := $(WRAP_ALLOC)
 WRAP_test_file        := -Wl,--wrap=write,--wrap=link,--wrap=copy_file_range,--wrap=flock
 WRAP_test_lz4f        := -Wl,--wrap=write
