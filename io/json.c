@@ -91,6 +91,11 @@ const char *json_borrow_label(const struct json *j) {
     return j->label;
 }
 
+const char *json_borrow_text(const struct json *j, size_t *n) {
+    *n = j->n;
+    return j->text;
+}
+
 enum json_kind json_kind_of(const struct jnode *v) {
     switch (json_typeof(real(v))) {
     case JSON_OBJECT: return JSON_OBJ;
@@ -214,9 +219,11 @@ static const char *descend(const char *p, const char *key, size_t key_n, size_t 
     return NULL;
 }
 
-int json_line(const struct json *j, const char *path) {
+// The value at `path`, or the deepest value on the way that exists; *whole tells which.
+static const char *locate(const struct json *j, const char *path, bool *whole) {
     const char *at = skip_space(j->text);
     while (*path == '$') path++;
+    *whole = false;
     while (*path != '\0') {
         const char *next = NULL;
         if (*path == '.') {
@@ -227,13 +234,26 @@ int json_line(const struct json *j, const char *path) {
             char *end = NULL;
             next = descend(at, NULL, 0, (size_t)strtoull(path + 1, &end, 10));
             path = *end == ']' ? end + 1 : end;
-        } else {
-            break;
         }
-        if (next == NULL) break;
+        if (next == NULL) return at;
         at = next;
     }
+    *whole = true;
+    return at;
+}
+
+int json_line(const struct json *j, const char *path) {
+    bool whole = false;
+    const char *at = locate(j, path, &whole);
     int line = 1;
     for (const char *p = j->text; p < at; p++) line += *p == '\n';
     return line;
+}
+
+bool json_span(const struct json *j, const char *path, size_t *begin, size_t *end) {
+    bool whole = false;
+    const char *at = locate(j, path, &whole);
+    *begin = (size_t)(at - j->text);
+    *end = (size_t)(skip_value(at) - j->text);
+    return whole;
 }

@@ -24,10 +24,15 @@ void json_close(struct json *j);
 
 const struct jnode *json_root(const struct json *j);
 const char *json_borrow_label(const struct json *j);
+const char *json_borrow_text(const struct json *j, size_t *n); /* the text as it was read */
 
 /* The line (1-based) where the value at `path` begins, e.g. "$.cache.sink_tokens",
  * "$.input[2].path"; of the deepest enclosing value that exists when there is no such value. */
 int json_line(const struct json *j, const char *path);
+
+/* The bytes [*begin, *end) of the text that the value at `path` takes; false (and the range of the
+ * deepest enclosing value that exists) when there is no such value. */
+bool json_span(const struct json *j, const char *path, size_t *begin, size_t *end);
 
 enum json_kind json_kind_of(const struct jnode *v);
 const char *json_kind_name(enum json_kind k); /* "null", "boolean", "integer", "number", ... */

@@ -1,0 +1,58 @@
+/* Private to io/manifest*.c: reading members of JSON objects into structs by tables of fields, with
+ * every finding collected. */
+#ifndef BASIN_IO_MANIFEST_IMPL_H
+#define BASIN_IO_MANIFEST_IMPL_H
+
+#include "base/err.h"
+#include "base/sbuf.h"
+#include "io/json.h"
+#include "io/manifest.h"
+
+struct man_reader {
+    const struct json *doc; /* borrowed: from the caller, outlives this */
+    unsigned flags;
+    struct manifest *m;
+    struct man_problems *problems;
+    struct sbuf place;                    /* of the value being read, "$.input[2].path" */
+    const char *(*home)(const char *key); /* the section a key belongs in; NULL when none */
+    bool out_of_memory;                   /* asked once, at the end */
+};
+
+enum man_kind { MAN_K_BOOL, MAN_K_INT, MAN_K_STRING, MAN_K_WORD, MAN_K_OWN };
+
+struct man_field {
+    const char *key;
+    enum man_kind kind;
+    size_t offset;            /* in the section's struct */
+    int64_t lo, hi;           /* MAN_K_INT */
+    const char *const *words; /* MAN_K_WORD: index is the value; ended by NULL */
+    const char *const *later; /* MAN_K_WORD: known, but not in this version; or NULL */
+    void (*own)(struct man_reader *r, const struct jnode *v); /* MAN_K_OWN; fills r->m */
+};
+
+struct man_section {
+    const struct man_field *fields;
+    size_t n_fields;
+    bool (*foreign)(struct man_reader *r, const struct jnode *object,
+                    const char *key); /* or NULL */
+};
+
+/* Records a finding at r->place, or at its member `key` when that is not NULL. Code OK: a warning.
+ */
+void man_complain(struct man_reader *r, enum status code, const char *key, const char *fmt, ...)
+    PRINTF_LIKE(4, 5);
+
+/* "must be WHAT, found an integer" at r->place. */
+void man_expect(struct man_reader *r, const char *what, const struct jnode *v);
+
+/* A string without NUL characters that is not empty, into *out (owned). */
+void man_read_string(struct man_reader *r, const struct jnode *v, char **out);
+
+/* Reads the members of an object into the struct at `base`. False when it is no object at all. */
+bool man_read_section(struct man_reader *r, const struct man_section *s, const struct jnode *v,
+                      void *base);
+
+bool man_given(const struct jnode *object, const char *key);
+void man_require(struct man_reader *r, const struct jnode *object, const char *key);
+
+#endif
