@@ -36,10 +36,11 @@ const char *man_prefill_name(enum man_prefill v);
 const char *man_dtype_name(enum man_dtype v);
 
 struct man_input {
-    char *path;     /* owned; file or pattern as written (man_path() resolves it), "-" is stdin */
-    char *text_key; /* owned; default "text"; NULL when ids_key is given and for .txt[.gz...] */
-    char *id_key;   /* owned; default "id"; NULL for .txt[.gz, .zst, .lz4] */
-    char *ids_key;  /* owned; NULL for text */
+    char *path;      /* owned; file or pattern as written (man_path() resolves it), "-" is stdin */
+    char *text_key;  /* owned; default "text"; NULL when ids_key is given and for .txt[.gz...] */
+    char *id_key;    /* owned; default "id"; NULL for .txt[.gz, .zst, .lz4] */
+    char *ids_key;   /* owned; NULL for text */
+    bool keys_given; /* text_key or ids_key is written in the manifest, not a default */
     enum man_utf8 invalid_utf8; /* default fail */
 };
 

@@ -65,6 +65,7 @@ static void read_input_entry(struct man_reader *r, const struct jnode *v, struct
         if (man_given(v, "ids_key") && in->invalid_utf8 == MAN_UTF8_REPLACE) {
             man_complain(r, OK, "invalid_utf8", "has no effect on ids");
         }
+        in->keys_given = man_given(v, "text_key") || man_given(v, "ids_key");
         const bool plain = in->path != NULL && is_plain_text(in->path);
         if (plain && man_given(v, "ids_key")) {
             man_complain(r, E_FORMAT, "ids_key", "needs .jsonl input: a .txt file has no keys");

@@ -1,7 +1,13 @@
 /* The plan: which documents make which part, and which rank takes which part.
  *
- * A part is a run of consecutive documents, fixed by the manifest and the inputs' sizes alone; no content is
- * read (DESIGN section 6). Every rank computes the same plan and the same deal. */
+ * A part is a run of consecutive documents, fixed by the manifest and the inputs' sizes alone; no
+ * content is read. Files come in bytewise order of their source, whatever input they belong to:
+ *
+ *   .txt     whole; gathered into a part until the part has output.part_bytes or more
+ *   .jsonl   cut every part_bytes, each piece a part of its own; ends a part of .txt files
+ *   stdin    a part of its own; as text, unless the manifest gives it a text_key or an ids_key
+ *
+ * An empty file is a slice of 0 bytes. Every rank computes the same plan and the same deal. */
 #ifndef BASIN_JOBS_PLAN_H
 #define BASIN_JOBS_PLAN_H
 
@@ -17,8 +23,10 @@ struct plan_slice {
 
 struct plan_part {
     int first_slice, n_slice;
-    int64_t bytes;
+    int64_t bytes; /* of its slices; -1 for stdin */
 };
+
+enum { PLAN_MAX_PARTS = 1000000 };
 
 struct plan_file; /* private */
 struct plan {
@@ -26,21 +34,27 @@ struct plan {
     int n_slice;
     struct plan_part *parts; /* owned */
     int n_part;
-    int64_t bytes;
+    int64_t bytes;           /* of all parts whose size is known */
     struct plan_file *files; /* owned */
     int n_file;
     char *dir; /* owned: what relative inputs are relative to */
 };
 
-/* Errors: E_NOINPUT (missing, unreadable, nothing matches), E_ARG (one file matched by two inputs),
- * E_UNSUPPORTED (a suffix that is not read), E_NOMEM. `man` must outlive the plan. */
+/* Slices of stdin have file.fd -1, file.size -1, bytes -1: the caller spools it (corpus_spool) and
+ * fills in fd and size. Errors: E_NOINPUT (missing, unreadable, nothing matches), E_ARG (one file
+ * matched by two inputs, an unknown suffix, more than PLAN_MAX_PARTS parts), E_UNSUPPORTED (a
+ * suffix that is not read), E_NOMEM. `man` must outlive the plan. */
 enum status plan_make(struct plan **out, const struct manifest *man, struct err *e) WARN_UNUSED;
 void plan_free(struct plan *p);
 
-/* rank_of_part[n_part]: parts by size, largest first, each to the rank with the least so far. */
-enum status plan_deal(const struct plan *p, int n_rank, int *rank_of_part, struct err *e) WARN_UNUSED;
+/* rank_of_part int [n_part] written: parts by size, largest first (equal ones in order), each to
+ * the rank with the least so far (the lowest of equal ones). Errors: E_ARG (n_rank < 1), E_NOMEM.
+ */
+enum status plan_deal(const struct plan *p, int n_rank, int *rank_of_part,
+                      struct err *e) WARN_UNUSED;
 
-/* [{"part":0,"bytes":..,"slices":[{"source":..,"begin":..,"end":..},..]},..]: the table in job.json. */
+/* [{"part":0,"bytes":..,"slices":[{"source":..,"begin":..,"end":..},..]},..]: the table in
+ * job.json. end is -1 where the size is not known. */
 void plan_print(const struct plan *p, struct sbuf *out);
 
 #endif

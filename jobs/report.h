@@ -1,5 +1,5 @@
-/* Reading an output directory: status, cat, stats, verify. Reads records only and takes no locks, so that it
- * is safe while runs are going on. */
+/* Reading an output directory: status, cat, stats, verify. Reads records only and takes no locks,
+ * so that it is safe while runs are going on. */
 #ifndef BASIN_JOBS_REPORT_H
 #define BASIN_JOBS_REPORT_H
 
@@ -8,10 +8,12 @@
 
 struct report_status {
     int n_part, published, in_progress, held;
-    int64_t documents, failed, tokens; /* of published parts and of what is committed in the others */
+    int64_t documents, failed,
+        tokens; /* of published parts and of what is committed in the others */
     bool success;
 };
-/* failed_rows: lines of the errors files, when not NULL. Errors: E_NOINPUT (no job there), E_FORMAT, E_IO. */
+/* failed_rows: lines of the errors files, when not NULL. Errors: E_NOINPUT (no job there),
+ * E_FORMAT, E_IO. */
 enum status report_status(const char *dir, struct report_status *out, struct sbuf *failed_rows,
                           struct err *e) WARN_UNUSED;
 
@@ -21,8 +23,8 @@ struct report_query {
     const char *setting;       /* NULL: all */
     const char *const *fields; /* NULL: all, in file order; a field a row lacks is null */
     int n_field;
-    bool tsv;                  /* with a header line; strings as they are with \t \n \\ escaped, null is empty */
-    bool follow;               /* wait for more rows until _SUCCESS appears or stop() says so */
+    bool tsv;    /* with a header line; strings as they are with \t \n \\ escaped, null is empty */
+    bool follow; /* wait for more rows until _SUCCESS appears or stop() says so */
     bool (*stop)(void *ctx);
     void *ctx;
 };
@@ -32,7 +34,7 @@ enum status report_cat(const char *dir, const struct report_query *q,
                        void *ctx, struct err *e) WARN_UNUSED;
 
 struct report_total {
-    char setting[64];
+    char setting[65];
     int64_t documents, num_tokens, num_scored, num_bytes, num_words;
     double sum_logprob;
     bool has_text; /* every document of it was text: bytes and words count */
@@ -41,8 +43,10 @@ struct report_total {
 enum status report_stats(const char *dir, struct report_total **totals, int *n_total,
                          struct err *e) WARN_UNUSED;
 
-/* Re-reads every published file against its checksums, done/ hashes and _SUCCESS counts, and the committed
- * prefix of work in progress. Findings: one line each. *ok false when any. Errors: E_NOINPUT, E_NOMEM. */
-enum status report_verify(const char *dir, struct sbuf *findings, bool *ok, struct err *e) WARN_UNUSED;
+/* Re-reads every published file against its checksums, done/ hashes and _SUCCESS counts, and the
+ * committed prefix of work in progress. Findings: one line each. *ok false when any. Errors:
+ * E_NOINPUT, E_NOMEM. */
+enum status report_verify(const char *dir, struct sbuf *findings, bool *ok,
+                          struct err *e) WARN_UNUSED;
 
 #endif
