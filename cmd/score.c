@@ -200,7 +200,7 @@ static void say_failed(struct rows *r, const char *line, size_t n) {
     if (source != NULL && message != NULL) {
         cmd_say_about(text_of(doc, "id"), source, message);
     } else {
-        cmd_say("%.*s", (int)n, line);
+        cmd_say("%.*s", (int)strcspn(line, "\n"), line);
     }
     json_close(doc);
 }
