@@ -149,8 +149,8 @@ static void out_close(void *ctx) {
     ledger_close_document(((struct run *)ctx)->part);
 }
 
-static enum status out_drop(void *ctx, const struct ledger_mark *m, struct err *e) {
-    return ledger_drop_document(((struct run *)ctx)->part, m, e);
+static enum status out_drop(void *ctx, struct err *e) {
+    return ledger_drop_document(((struct run *)ctx)->part, e);
 }
 
 static int64_t out_uncommitted(void *ctx) {
@@ -201,7 +201,7 @@ static enum status run_part(struct run *r, int part, bool *held, bool *no_locks,
     struct sbuf state;
     sbuf_init(&state);
     *held = false;
-    if (ledger_is_published(r->ledger, part) && !ledger_wants_retry(r->ledger, part)) goto done;
+    if (ledger_is_settled(r->ledger, part)) goto done;
     TRY(ledger_part_open(&r->part, r->ledger, part, r->o->ignore_locks, held, no_locks, &mark,
                          &state, e));
     if (r->part == NULL) goto done; // held, or published by another run in the meantime
@@ -252,7 +252,7 @@ static void count_work(struct run *r) {
     for (int i = 0; i < r->session.plan->n_part; i++) {
         if (r->rank_of_part[i] != r->o->rank.i) continue;
         r->parts++;
-        if (ledger_is_published(r->ledger, i)) continue;
+        if (ledger_is_settled(r->ledger, i)) continue;
         const int64_t bytes = r->session.plan->parts[i].bytes;
         if (bytes < 0 || r->bytes_total < 0) {
             r->bytes_total = -1;
@@ -359,7 +359,7 @@ static void close_run(struct run *r) {
 static bool stdin_needed(const struct run *r) {
     for (int i = 0; i < r->session.plan->n_part; i++) {
         if (r->session.plan->parts[i].bytes < 0 && r->rank_of_part[i] == r->o->rank.i &&
-            !ledger_is_published(r->ledger, i)) {
+            !ledger_is_settled(r->ledger, i)) {
             return true;
         }
     }
@@ -445,7 +445,7 @@ static void direct_close(void *ctx) {
     (void)ctx;
 }
 
-static enum status direct_drop(void *ctx, const struct ledger_mark *m, struct err *e) {
+static enum status direct_drop(void *ctx, struct err *e) {
     (void)ctx, (void)m,
         (void)e; // lines that have left cannot be called back; the error row follows them
     return OK;

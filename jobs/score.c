@@ -10,13 +10,13 @@
 
 enum { COMMIT_BYTES = 4 << 20, OPEN_BYTES = 1 << 20 };
 
-static void setting_rule(struct vis_rule *r, const struct man_setting *s) {
-    *r = (struct vis_rule){.dense = s->mode == MAN_DENSE,
-                           .n_sink = s->sink_tokens,
-                           .n_win = s->window_tokens,
-                           .n_prefill = s->prefill == MAN_PREFILL_DENSE ? s->prefill_tokens : 0,
-                           .n_chunk = s->chunk_tokens,
-                           .strict = s->strict_window};
+struct vis_rule score_rule(const struct man_setting *s) {
+    return (struct vis_rule){.dense = s->mode == MAN_DENSE,
+                             .n_sink = s->sink_tokens,
+                             .n_win = s->window_tokens,
+                             .n_prefill = s->prefill == MAN_PREFILL_DENSE ? s->prefill_tokens : 0,
+                             .n_chunk = s->chunk_tokens,
+                             .strict = s->strict_window};
 }
 
 enum status score_open(struct scorer **out, const struct score_config *c, struct err *e) {
@@ -28,7 +28,7 @@ enum status score_open(struct scorer **out, const struct score_config *c, struct
     s->n_setting = (int)c->man->n_settings;
     sbuf_init(&s->line);
     TRY(mem_zalloc(&s->rules, c->man->n_settings, sizeof *s->rules, e));
-    for (int i = 0; i < s->n_setting; i++) setting_rule(&s->rules[i], &c->man->settings[i]);
+    for (int i = 0; i < s->n_setting; i++) s->rules[i] = score_rule(&c->man->settings[i]);
     TRY(doc_reader_init(&s->reader, c->tok, c->man, c->add_bos, e));
     TRY(span_open(&s->span, c->mo, c->n_row > s->n_setting ? c->n_row : s->n_setting, e));
     *out = s;
@@ -275,9 +275,7 @@ static enum status finish_document(struct scorer *s, struct doc *d, struct err *
     if (d->failure.code != OK) {
         s->mark.failed++;
         s->totals.failed++;
-        s->mark.slice = d->slice;
-        s->mark.offset = d->offset;
-        TRY(s->out->drop_document(s->out->ctx, &s->mark, e));
+        TRY(s->out->drop_document(s->out->ctx, e));
         for (int i = 0; i < s->n_setting; i++)
             doc_print_error(d, &s->cfg.man->settings[i], &s->line);
         TRY(sbuf_status(&s->line, e));
@@ -410,7 +408,7 @@ static enum status begin(struct scorer *s, const struct ledger_mark *mark, const
             char text[640];
             snprintf(text, sizeof text, "%s: checkpoint not used: %s", s->docs[0]->source, why.msg);
             if (s->cfg.note != NULL) s->cfg.note(s->cfg.ctx, RUN_WARNING, text);
-            TRY(s->out->drop_document(s->out->ctx, &s->mark, e));
+            TRY(s->out->drop_document(s->out->ctx, e));
             drop_documents(s);
             s->slice = mark->slice;
             s->seek = mark->offset;

@@ -20,7 +20,7 @@ struct score_out {
      * dropped. */
     enum status (*add_open)(void *ctx, const char *lines, size_t n, struct err *e);
     void (*close_document)(void *ctx);
-    enum status (*drop_document)(void *ctx, const struct ledger_mark *m, struct err *e);
+    enum status (*drop_document)(void *ctx, struct err *e);
     int64_t (*uncommitted)(void *ctx);
     enum status (*commit)(void *ctx, const struct ledger_mark *m, const char *state, size_t n_state,
                           struct err *e);
@@ -34,6 +34,9 @@ struct score_totals {
     struct num_sum sum;
     int64_t num_scored;
 };
+
+/* The visibility rule of a cache setting. */
+struct vis_rule score_rule(const struct man_setting *s);
 
 struct scorer; /* opaque */
 

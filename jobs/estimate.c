@@ -1,0 +1,190 @@
+/* What a job would take, before it is run: tokens from a sample of the text, time from a short probe of the
+ * model on this machine, memory by adding up what will be allocated. */
+#include "base/clock.h"
+#include "base/mem.h"
+#include "jobs/session.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    SAMPLE_BYTES = 1 << 16,
+    PROBE_ROWS = 512,
+    PROCESS_BYTES = 6 << 20, /* program, libraries, stacks */
+    READER_BYTES = 3 << 20,  /* buffers of input, tokenizer and output */
+    TOKEN_BYTES = 256        /* of the tokenizer's tables per token, as measured */
+};
+
+/* Bytes of text a token stands for, from the beginning of the first text of the plan; 4 without one. */
+static enum status sample_text(const struct session *s, double *bytes_per_token, struct err *e) {
+    enum status st = OK;
+    struct corpus *c = NULL;
+    struct tok_stream *t = NULL;
+    struct corpus_doc doc;
+    char *text = NULL;
+    bool end = false;
+    int64_t bytes = 0, tokens = 0;
+    *bytes_per_token = 4;
+    if (s->tok == NULL) goto done;
+    TRY(mem_zalloc(&text, SAMPLE_BYTES, 1, e));
+    TRY(tok_stream_open(&t, s->tok, e));
+    for (int i = 0; i < s->plan->n_slice && bytes == 0; i++) {
+        const struct corpus_file *f = &s->plan->slices[i].file;
+        if (f->ids_key != NULL || strcmp(f->source, "-") == 0 || f->size == 0) continue;
+        TRY(corpus_open(&c, f, e));
+        size_t n = 0;
+        // A first document that cannot be read says nothing about the others: the default stays.
+        if (corpus_next(c, &doc, &end, NULL) == OK && !end &&
+            corpus_read_text(c, text, SAMPLE_BYTES, &n, NULL) == OK && n > 0 &&
+            tok_feed(t, text, n, NULL) == OK && tok_finish(t, NULL) == OK) {
+            int32_t ids[256];
+            for (size_t got; (got = tok_take(t, ids, NULL, COUNTOF(ids))) > 0;)
+                tokens += (int64_t)got;
+            bytes = (int64_t)n;
+        }
+        corpus_close(c);
+        c = NULL;
+    }
+    if (tokens > 0) *bytes_per_token = (double)bytes / (double)tokens;
+done:
+    corpus_close(c);
+    tok_stream_close(t);
+    mem_free(text);
+    return st;
+}
+
+static double tokens_in(const struct session *s, const struct plan_slice *sl,
+                        double bytes_per_token) {
+    const int64_t bytes = sl->file.end - sl->file.begin;
+    const double tokens =
+        (double)(bytes > 0 ? bytes : 0) / (sl->file.ids_key != NULL ? 5 : bytes_per_token);
+    const int64_t limit = s->man->score.limit_tokens;
+    // A limit holds per document: it is only known to bite where a file is one document.
+    return limit > 0 && sl->file.kind == CORPUS_TXT && tokens > (double)limit ? (double)limit
+                                                                              : tokens;
+}
+
+/* Seconds a row takes, all settings together and once the caches are full, from two blocks of the model. */
+static enum status probe(const struct session *s, double *seconds_per_row, struct err *e) {
+    enum status st = OK;
+    struct span *sp = NULL;
+    struct cache *c = NULL;
+    int32_t ids[PROBE_ROWS + 1] = {0};
+    const int64_t n_vocab = model_arch(s->model)->n_vocab;
+    for (int i = 0; i <= PROBE_ROWS; i++) ids[i] = (int32_t)((i * 7919LL) % n_vocab);
+    const struct vis_rule rule = score_rule(&s->man->settings[0]);
+    TRY(span_open(&sp, s->mo, PROBE_ROWS, e));
+    TRY(cache_open(&c, s->mo, &rule, e));
+    double best = 0;
+    for (int i = 0; i < 3; i++) {
+        int64_t row = 0;
+        const int64_t t0 = clock_ns();
+        TRY(span_add(sp, c, ids, ids + 1, PROBE_ROWS, true, &row, e));
+        TRY(span_run(sp, NULL, e));
+        span_clear(sp);
+        const double took = (double)(clock_ns() - t0) / 1e9;
+        if (i == 0 || took < best) best = took;
+    }
+    *seconds_per_row = best / PROBE_ROWS;
+done:
+    cache_close(c);
+    span_close(sp);
+    return st;
+}
+
+static void estimate_memory(const struct session *s, double longest, struct run_estimate *est) {
+    const struct arch *a = model_arch(s->model);
+    const size_t word = s->compute == DT_BF16 ? 2 : 4;
+    const int n_setting = (int)s->man->n_settings;
+    const int64_t layer = (a->n_head + 2 * a->n_kv) * a->d_head * a->d_model +
+                          a->n_head * a->d_head * a->d_model + 3 * a->d_ff * a->d_model;
+    est->weights_bytes =
+        model_file_bytes(s->model) + (layer + a->n_vocab * a->d_model) * (int64_t)word;
+    int64_t rows = 0, cache = 0;
+    for (int i = 0; i < n_setting; i++) {
+        const struct vis_rule r = score_rule(&s->man->settings[i]);
+        const int64_t n = r.dense ? (int64_t)longest : INT64_MAX / 4;
+        cache += cache_bytes(a, s->mo->classes, s->mo->class_of_layer, &r, n, word);
+        rows += vis_cache_sinks(&r, &s->mo->classes[0]) + vis_cache_most(&r, &s->mo->classes[0], n);
+    }
+    est->cache_bytes = cache;
+    // Working keys and values are packed once more for the kernels.
+    est->span_bytes = span_bytes(a, s->n_row, rows, word) +
+                      2 * (s->n_row + rows) * a->n_kv * a->d_head * (int64_t)word;
+    est->memory_bytes = PROCESS_BYTES + READER_BYTES + est->weights_bytes + est->cache_bytes +
+                        est->span_bytes +
+                        (int64_t)(s->tok != NULL ? (int64_t)tok_n_vocab(s->tok) * TOKEN_BYTES : 0);
+}
+
+static bool has_results(const char *dir, int part, int n_part) {
+    char name[LEDGER_NAME], path[4096];
+    ledger_name(name, LEDGER_RESULTS, part, n_part);
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    return access(path, F_OK) == 0;
+}
+
+static void count_parts(const struct session *s, const int *rank_of_part, const char *dir,
+                        double bytes_per_token, struct run_estimate *est, double *tokens,
+                        double *longest, struct sbuf *table) {
+    const struct plan *p = s->plan;
+    for (int i = 0; i < p->n_part; i++) {
+        const bool mine = rank_of_part[i] == s->o->rank.i, done = has_results(dir, i, p->n_part);
+        const int64_t bytes = p->parts[i].bytes > 0 ? p->parts[i].bytes : 0;
+        double n = 0;
+        for (int k = 0; k < p->parts[i].n_slice; k++) {
+            const double t = tokens_in(s, &p->slices[p->parts[i].first_slice + k], bytes_per_token);
+            *longest = t > *longest ? t : *longest;
+            n += t;
+        }
+        est->bytes += bytes;
+        est->n_published += done;
+        if (mine) {
+            est->n_mine++;
+            est->bytes_mine += bytes;
+            if (!done) {
+                est->bytes_left += bytes;
+                *tokens += n * (double)s->man->n_settings;
+            }
+        }
+        if (table != NULL) {
+            struct ledger_mark mark;
+            const char *state = done ? "done" : ledger_peek(dir, i, &mark) ? "begun" : "to do";
+            sbuf_printf(table, "%d\t%d\t%lld\t%.0f\t%s\t%s\n", i, rank_of_part[i], (long long)bytes,
+                        n, state, p->slices[p->parts[i].first_slice].file.source);
+        }
+    }
+}
+
+enum status run_plan(const struct manifest *man, const struct run_options *o,
+                     struct run_estimate *est, struct sbuf *parts_table, struct err *e) {
+    enum status st = OK;
+    struct session s;
+    struct sbuf dir;
+    int *rank_of_part = NULL;
+    double tokens = 0, longest = 0, seconds_per_row = 0;
+    memset(est, 0, sizeof *est);
+    sbuf_init(&dir);
+    if (man->output.path != NULL) man_path(man, man->output.path, &dir);
+    TRY(session_open(&s, man, o, NULL, e));
+    TRY(session_start(&s, e));
+    est->n_part = s.plan->n_part;
+    TRY(mem_zalloc(&rank_of_part, (size_t)s.plan->n_part, sizeof(int), e));
+    TRY(plan_deal(s.plan, o->rank.n, rank_of_part, e));
+    TRY(sample_text(&s, &est->bytes_per_token, e));
+    TRY(probe(&s, &seconds_per_row, e));
+    count_parts(&s, rank_of_part, sbuf_str(&dir), est->bytes_per_token, est, &tokens, &longest,
+                parts_table);
+    est->tokens = (int64_t)tokens;
+    est->seconds = tokens * seconds_per_row;
+    est->span_rows = s.n_row;
+    estimate_memory(&s, longest, est);
+    snprintf(est->device, sizeof est->device, "%s", dev_describe(s.dev));
+    snprintf(est->dtype, sizeof est->dtype, "%s", session_dtype(&s));
+    if (parts_table != NULL) TRY(sbuf_status(parts_table, e));
+done:
+    mem_free(rank_of_part);
+    session_close(&s);
+    sbuf_fini(&dir);
+    return st;
+}
