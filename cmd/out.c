@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -87,9 +88,7 @@ void cmd_out_printable(struct sbuf *b, const char *s) {
 }
 
 void cmd_say_raw(const char *text) {
-    size_t n = 0;
-    while (text[n] != '\0') n++;
-    (void)!write_all(STDERR_FILENO, text, n); // there is nobody left to tell
+    (void)!write_all(STDERR_FILENO, text, strlen(text)); // there is nobody left to tell
 }
 
 void cmd_say(const char *fmt, ...) {
@@ -105,4 +104,14 @@ void cmd_say(const char *fmt, ...) {
     sbuf_putc(&b, '\n');
     cmd_say_raw(sbuf_str(&b));
     sbuf_fini(&b);
+}
+
+void cmd_say_about(const char *id, const char *source, const char *message) {
+    const size_t n = strlen(source);
+    const bool placed = strncmp(message, source, n) == 0 && message[n] == ':';
+    if (placed || id == NULL) {
+        cmd_say("%s", message);
+    } else {
+        cmd_say("%s: %s", id, message);
+    }
 }

@@ -30,6 +30,9 @@ int cmd_out_text(struct sbuf *b);
 
 /* "basin: message" on stderr, as one write; control characters of file names are replaced. */
 void cmd_say(const char *fmt, ...) PRINTF_LIKE(1, 2);
+/* cmd_say() of what is wrong with the document `id` of `source`: the id in front, unless the message
+ * begins with the source and says the place itself. id may be NULL. */
+void cmd_say_about(const char *id, const char *source, const char *message);
 /* Text as it is, to stderr. */
 void cmd_say_raw(const char *text);
 

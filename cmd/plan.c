@@ -19,7 +19,10 @@ static const struct cmd_option table[] = {
     CMD_JOB_THREADS(struct options),
     CMD_JOB_SET(struct options),
     CMD_JOB_OUT(struct options),
-    {.name = "parts", .kind = CMD_FLAG, .offset = AT(parts), .help = "list the parts as well"},
+    {.name = "parts",
+     .kind = CMD_FLAG,
+     .offset = AT(parts),
+     .help = "a line for each part instead: tab-separated, with a header"},
     {.name = "json", .kind = CMD_FLAG, .offset = AT(json), .help = "the numbers as a JSON object"},
 };
 
@@ -96,22 +99,28 @@ static int plan_main(const struct cmd_sub *self, int argc, char **argv) {
     sbuf_init(&parts);
     cmd_env_read(&env);
     if (!cmd_args_read(&self->args, argc, argv, &o, &n, &code)) goto done;
+    if (o.parts && o.json) {
+        code = cmd_args_misuse(&self->args, "--parts and --json exclude each other");
+        goto done;
+    }
     if (cmd_job_setup(&run, &o.job, &env, &e) != OK) {
         code = cmd_fail(&e, CMD_FROM_OPTIONS);
         goto done;
     }
     code = cmd_job_open(&m, argv[0], &o.job, o.json);
     if (code != CMD_EXIT_OK) goto done;
-    if (run_plan(m, &run, &estimate, &parts, &e) != OK) {
+    if (run_plan(m, &run, &estimate, o.parts ? &parts : NULL, &e) != OK) {
         code = cmd_fail(&e, CMD_FROM_JOB);
         goto done;
     }
-    if (o.json) {
+    if (o.parts) {
+        sbuf_puts(&b, "part\trank\tbytes\ttokens\tstate\tsource\n");
+        sbuf_add(&b, parts.s, parts.n);
+    } else if (o.json) {
         put_json(&b, &estimate, &run.rank);
     } else {
         put_people(&b, &estimate, &run.rank);
     }
-    if (o.parts) sbuf_add(&b, parts.s, parts.n);
     code = cmd_out_text(&b);
 done:
     man_close(m);

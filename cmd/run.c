@@ -99,15 +99,13 @@ static void send_end(struct cmd_progress *p, struct outcome *x, int code, const 
     sbuf_fini(&b);
 }
 
-static void put_next(struct sbuf *b, struct outcome *x) {
-    const char *dir = sbuf_str(&x->out_dir);
+static void put_next(struct sbuf *b, const struct outcome *x, const char *dir) {
+    const char *signal = cmd_signals_name();
     switch (x->result.end) {
-    case RUN_STOPPED: {
-        const char *signal = cmd_signals_name();
+    case RUN_STOPPED:
         sbuf_printf(b, "; stopped by %s, everything is saved: run the same command again to go on",
                     signal != NULL ? signal : "the time limit");
         break;
-    }
     case RUN_HELD:
         sbuf_printf(b, "; what is left is held by another run: basin status %s", dir);
         break;
@@ -118,38 +116,42 @@ static void put_next(struct sbuf *b, struct outcome *x) {
     }
 }
 
+static void put_counts(struct sbuf *b, int64_t documents, int64_t failed) {
+    cmd_text_plural(b, documents, "document");
+    if (failed > 0) {
+        sbuf_puts(b, ", ");
+        cmd_text_count(b, failed);
+        sbuf_puts(b, " failed");
+    }
+}
+
 // The last word of a run, for people.
 static void say_summary(const struct cmd_progress *p, struct outcome *x) {
     const struct run_result *r = &x->result;
+    const bool done = r->end == RUN_DONE;
     if (p->quiet && r->failed == 0) return;
-    struct sbuf b;
+    struct sbuf b, dir;
     sbuf_init(&b);
-    if (r->end == RUN_DONE && p->last.documents == 0 && p->last.tokens == 0) {
-        sbuf_puts(&b, "nothing to do: ");
-        cmd_text_plural(&b, r->documents, "document");
-        sbuf_puts(&b, r->documents == 1 ? " was done already" : " were done already");
-        if (r->failed > 0) {
-            sbuf_puts(&b, ", ");
-            cmd_text_count(&b, r->failed);
-            sbuf_puts(&b, " failed");
-        }
+    sbuf_init(&dir);
+    cmd_text_shell(&dir, sbuf_str(&x->out_dir));
+    if (p->last.documents == 0 && p->last.tokens == 0) {
+        sbuf_puts(&b, done ? "nothing to do, all is there: " : "nothing done by this run; so far ");
+        put_counts(&b, r->documents, r->failed);
     } else {
-        cmd_text_plural(&b, r->end == RUN_DONE ? r->documents : p->last.documents, "document");
+        put_counts(&b, done ? r->documents : p->last.documents, done ? r->failed : p->last.failed);
         sbuf_puts(&b, ", ");
-        cmd_text_count(&b, r->end == RUN_DONE ? r->failed : p->last.failed);
-        sbuf_puts(&b, " failed, ");
         cmd_text_plural(&b, p->last.tokens, "token");
         sbuf_puts(&b, " in ");
         cmd_text_seconds(&b, (double)(clock_ns() - p->begun_ns) / 1e9);
     }
-    put_next(&b, x);
+    put_next(&b, x, sbuf_str(&dir));
     cmd_say("%s", sbuf_str(&b));
     if (r->parts_missing_elsewhere > 0 && !p->quiet) {
         sbuf_clear(&b);
         cmd_text_plural(&b, r->parts_missing_elsewhere, "part");
-        cmd_say("%s of other ranks still missing; see: basin status %s", sbuf_str(&b),
-                sbuf_str(&x->out_dir));
+        cmd_say("%s of other ranks still missing: basin status %s", sbuf_str(&b), sbuf_str(&dir));
     }
+    sbuf_fini(&dir);
     sbuf_fini(&b);
 }
 
@@ -198,6 +200,7 @@ static int run_main(const struct cmd_sub *self, int argc, char **argv) {
     if (code != CMD_EXIT_OK) goto done;
     x.manifest = argv[0];
     cmd_job_out_dir(m, &x.out_dir);
+    x.options.tmp_dir = env.tmp_dir;
     x.options.steal = o.steal;
     x.options.overwrite = o.overwrite;
     x.options.retry_failed = o.retry_failed;

@@ -186,23 +186,21 @@ struct rows {
     char kind; /* of the lines that are results */
 };
 
-// {"id":..,"source":..,"message":..} for people: the message, behind the id unless it names it.
+static const char *text_of(const struct json *doc, const char *key) {
+    const struct jnode *v = doc != NULL ? json_get(json_root(doc), key) : NULL;
+    return v != NULL && json_kind_of(v) == JSON_STR ? json_str(v, NULL) : NULL;
+}
+
+// {"id":..,"source":..,"message":..} for people.
 static void say_failed(struct rows *r, const char *line, size_t n) {
     struct json *doc = NULL;
-    const struct jnode *id = NULL, *message = NULL;
     cmd_progress_clear(&r->progress);
-    if (json_open_text(&doc, "row", line, n, NULL) == OK) {
-        id = json_get(json_root(doc), "id");
-        message = json_get(json_root(doc), "message");
-    }
-    if (id == NULL || message == NULL || json_kind_of(id) != JSON_STR ||
-        json_kind_of(message) != JSON_STR) {
-        cmd_say("%.*s", (int)n, line);
-    } else if (strncmp(json_str(message, NULL), json_str(id, NULL), strlen(json_str(id, NULL))) ==
-               0) {
-        cmd_say("%s", json_str(message, NULL));
+    if (json_open_text(&doc, "row", line, n, NULL) != OK) doc = NULL;
+    const char *source = text_of(doc, "source"), *message = text_of(doc, "message");
+    if (source != NULL && message != NULL) {
+        cmd_say_about(text_of(doc, "id"), source, message);
     } else {
-        cmd_say("%s: %s", json_str(id, NULL), json_str(message, NULL));
+        cmd_say("%.*s", (int)strcspn(line, "\n"), line);
     }
     json_close(doc);
 }
@@ -250,6 +248,7 @@ static int score_main(const struct cmd_sub *self, int argc, char **argv) {
     cmd_signals_catch();
     env.rank = (struct rank_env){.shard = NULL}; // rows go to one stdout: nothing to share out
     if (cmd_job_setup(&run, &o.job, &env, &e) != OK) return cmd_fail(&e, CMD_FROM_OPTIONS);
+    run.tmp_dir = env.tmp_dir;
     code = make_manifest(&m, &o, argv, n);
     if (code == CMD_EXIT_OK) {
         r.kind = o.tokens ? 't' : 'r';

@@ -51,6 +51,25 @@ void cmd_text_plural(struct sbuf *b, int64_t n, const char *noun) {
     sbuf_printf(b, " %s%s", noun, n == 1 ? "" : "s");
 }
 
+void cmd_text_shell(struct sbuf *b, const char *s) {
+    static const char *const plain =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+        "_./-=,+@%:";
+    if (*s != '\0' && s[strspn(s, plain)] == '\0') {
+        sbuf_puts(b, s);
+        return;
+    }
+    sbuf_putc(b, '\'');
+    for (; *s != '\0'; s++) {
+        if (*s == '\'') {
+            sbuf_puts(b, "'\\''");
+        } else {
+            sbuf_putc(b, *s);
+        }
+    }
+    sbuf_putc(b, '\'');
+}
+
 void cmd_text_key(struct sbuf *b, const char *name) {
     if (b->n > 0 && b->s[b->n - 1] != '{') sbuf_putc(b, ',');
     sbuf_printf(b, "\"%s\":", name);

@@ -9,6 +9,9 @@ void cmd_text_bytes(struct sbuf *b, int64_t n);  /* 512 bytes, 64.0 MiB */
 void cmd_text_seconds(struct sbuf *b, double s); /* 0.31 s, 12.3 s, 4:05, 1:02:03, 2d 3:04:05 */
 void cmd_text_plural(struct sbuf *b, int64_t n, const char *noun); /* 1 document, 2 documents */
 
+/* `s` as a word of a shell command, quoted where it must be. */
+void cmd_text_shell(struct sbuf *b, const char *s);
+
 /* The key "name": of a JSON object behind what is there already, with a comma where needed. */
 void cmd_text_key(struct sbuf *b, const char *name);
 void cmd_text_json_int(struct sbuf *b, const char *name, int64_t v);

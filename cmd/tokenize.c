@@ -188,10 +188,10 @@ static bool begins_with_brace(int fd) {
 
 // A document that fails is said and left behind; anything else ends the command. What was written
 // of its line stays a line that no JSON reader takes for a whole one.
-static enum status judge(struct work *w, enum status st, const char *id, struct err *e) {
+static enum status judge(struct work *w, enum status st, const char *source, const char *id,
+                         struct err *e) {
     if (st != E_FORMAT && st != E_UNSUPPORTED) return st;
-    if (id != NULL && strncmp(e->msg, id, strlen(id)) != 0) err_prefix(e, "%s: ", id);
-    cmd_say("%s", e->msg);
+    cmd_say_about(id, source, e->msg);
     w->n_failed++;
     e->code = OK;
     e->msg[0] = '\0';
@@ -211,7 +211,7 @@ static enum status do_documents(struct work *w, const struct corpus_file *f, str
         const bool begun = st == OK;
         if (begun && decode && w->n_doc++ > 0) TRY(put(w, "\n", 1, e));
         if (begun) st = decode ? decode_document(w, c, e) : encode_document(w, c, &doc, e);
-        TRY(judge(w, st, doc.id, e));
+        TRY(judge(w, st, f->source, doc.id, e));
         if (begun && !decode) TRY(put(w, "\n", 1, e));
     }
 done:
@@ -235,7 +235,7 @@ static enum status do_file(struct work *w, const char *path, const char *source,
     }
     if (w->o->decode && !begins_with_brace(f.fd)) {
         if (w->n_doc++ > 0) TRY(put(w, "\n", 1, e));
-        TRY(judge(w, decode_numbers(w, f.fd, source, e), source, e));
+        TRY(judge(w, decode_numbers(w, f.fd, source, e), source, source, e));
         goto done;
     }
     const bool keys = w->o->text_key != NULL;

@@ -11,7 +11,6 @@
 #include <inttypes.h>
 #include <stddef.h>
 #include <stdio.h>
-#include <string.h>
 
 enum { MAX_BYTES = 16 << 20 };
 
@@ -48,6 +47,15 @@ static void add_error(struct findings *f, const char *place, const struct err *e
     if (f->code == CMD_EXIT_OK || f->code == CMD_EXIT_NOINPUT) f->code = code;
 }
 
+// Of a path that may be written as "PATH" or as {"path": "PATH"}.
+static void add_path_error(struct findings *f, const char *place, const struct jnode *v,
+                           const struct err *e) {
+    char inner[64];
+    const bool object = v != NULL && json_kind_of(v) == JSON_OBJ;
+    snprintf(inner, sizeof inner, "%s%s", place, object ? ".path" : "");
+    add_error(f, inner, e);
+}
+
 /* ---- what the manifest names ---- */
 
 // Sinks and window together reach beyond what the model was trained on.
@@ -80,44 +88,45 @@ static void check_model(struct findings *f, const struct manifest *m) {
     struct tok *tok = NULL;
     struct sbuf path;
     struct err e = {.code = OK};
+    const struct jnode *v = f->doc != NULL ? json_get(json_root(f->doc), "model") : NULL;
     sbuf_init(&path);
     man_path(m, m->model_path, &path);
     if (model_open(&model, sbuf_str(&path), &e) != OK) {
-        add_error(f, "$.model.path", &e);
+        add_path_error(f, "$.model", v, &e);
     } else {
         check_context(f, m, model_arch(model));
     }
     e.code = OK;
     // One missing directory is one mistake; a corpus of ids needs no tokenizer.
     if (model != NULL && reads_text(m) && tok_open(&tok, sbuf_str(&path), &e) != OK) {
-        add_error(f, "$.model.path", &e);
+        add_path_error(f, "$.model", v, &e);
     }
     tok_close(tok);
     model_close(model);
     sbuf_fini(&path);
 }
 
-// Every input by itself, so that each missing one is named; then all together.
+// Every input of a list by itself, so that each missing one is named; then all together.
 static void check_inputs(struct findings *f, const struct manifest *m, struct plan **plan) {
     const int64_t errors = f->errors;
+    struct err e = {.code = OK};
     const struct jnode *input = f->doc != NULL ? json_get(json_root(f->doc), "input") : NULL;
     const bool list = input != NULL && json_kind_of(input) == JSON_ARR;
-    for (size_t i = 0; i < m->n_inputs && m->n_inputs > 1; i++) {
+    for (size_t i = 0; i < m->n_inputs && list; i++) {
         struct manifest one = *m;
         struct plan *p = NULL;
-        struct err e = {.code = OK};
         char place[48];
         one.inputs = &m->inputs[i];
         one.n_inputs = 1;
-        if (strcmp(one.inputs->path, "-") == 0) continue; // not to be read twice
-        snprintf(place, sizeof place, list ? "$.input[%zu].path" : "$.input.path", i);
-        if (plan_make(&p, &one, &e) != OK) add_error(f, place, &e);
+        snprintf(place, sizeof place, "$.input[%zu]", i);
+        e.code = OK;
+        if (plan_make(&p, &one, &e) != OK) add_path_error(f, place, json_at(input, i), &e);
         plan_free(p);
     }
-    if (f->errors > errors) return;
-    struct err e = {.code = OK};
-    if (m->n_inputs == 1 && strcmp(m->inputs[0].path, "-") == 0) return;
-    if (plan_make(plan, m, &e) != OK) add_error(f, "$.input", &e);
+    e.code = OK;
+    if (f->errors == errors && plan_make(plan, m, &e) != OK) {
+        add_path_error(f, "$.input", input, &e);
+    }
 }
 
 /* ---- the command ---- */
