@@ -446,8 +446,7 @@ static void direct_close(void *ctx) {
 }
 
 static enum status direct_drop(void *ctx, struct err *e) {
-    (void)ctx, (void)m,
-        (void)e; // lines that have left cannot be called back; the error row follows them
+    (void)ctx, (void)e; // lines that have left cannot be called back; the error row follows them
     return OK;
 }
 

@@ -10,6 +10,7 @@
 #include "core/span.h"
 #include "jobs/doc.h"
 #include "jobs/ledger.h"
+#include "jobs/plan.h"
 #include "jobs/run.h"
 
 struct score_out {
