@@ -89,8 +89,9 @@ static enum status open_next(struct scorer *s, bool *end, struct err *e) {
             goto done;
         }
         if (s->corpus == NULL) {
-            TRY(corpus_open(&s->corpus, &s->plan->slices[s->part->first_slice + s->slice].file, e));
-            if (s->seek >= 0) TRY(corpus_seek(s->corpus, s->seek, e));
+            const struct corpus_file *f = &s->plan->slices[s->part->first_slice + s->slice].file;
+            TRY(corpus_open(&s->corpus, f, e));
+            if (s->seek > f->begin) TRY(corpus_seek(s->corpus, s->seek, e));
             s->seek = -1;
         }
         st = corpus_next(s->corpus, &from, &none, &why);
