@@ -103,7 +103,7 @@ static const unsigned char *kv_at(const struct unit *u, const struct buf *b, int
 static void kv_words(const struct attend *t, uint32_t *out, const unsigned char *p) {
     const int n = t->a->d_head;
     if (t->d->pairs) {
-        if (n % 2 != 0) out[n / 2] = 0;
+        for (int64_t i = n / 2; i < t->steps; i++) out[i] = 0;
         memcpy(out, p, (size_t)n * sizeof(bf16_t));
     } else {
         t->d->k->floats((float *)out, p, t->d->base.kv, n);
@@ -175,7 +175,7 @@ static void pack_q(const struct task *k, const struct buf *q, uint32_t *out) {
             kern->scale_out(k->o->line, q_at(k, q, i + r), (float)t->a->scale, t->a->d_head);
             cpu_words(t->d, k->o->words + r * t->steps, k->o->line, t->a->d_head);
         }
-        kern->transpose(out + i * t->steps, m, m, k->o->words, t->steps, rows, t->steps);
+        kern->pack_a(out + i * t->steps, m, k->o->words, t->steps, rows, t->steps);
     }
 }
 
@@ -308,6 +308,7 @@ static void run_batch(const struct attend *t, const struct unit *u, int64_t n_un
     {
         struct own o;
         own_layout(t, t->own + t->own_bytes * (size_t)omp_get_thread_num(), &o);
+        t->d->k->thread_begin();
 #pragma omp for schedule(dynamic, 2)
         for (int64_t i = 0; i < n_tile; i++) {
             const struct unit *of = find_unit(u, n_unit, i, false);
@@ -323,6 +324,7 @@ static void run_batch(const struct attend *t, const struct unit *u, int64_t n_un
                                    .n_row = (left < t->task_tok ? left : t->task_tok) * t->group};
             run_task(&k);
         }
+        t->d->k->thread_end();
     }
 }
 

@@ -29,6 +29,10 @@ static inline struct cpu_dev *cpu_of(struct dev *d) {
     return (struct cpu_dev *)d;
 }
 
+/* dev_open_cpu with the micro-kernels named; for tests and benchmarks. */
+enum status cpu_open_with(struct dev **out, const struct cpu_kernels *k, const struct dev_config *c,
+                          struct err *e) WARN_UNUSED;
+
 /* At least `bytes` aligned to 64, valid until the next call. NULL after dev_fail(E_NOMEM). Grows
  * only: in a run of equal blocks nothing is allocated after the first. */
 void *cpu_scratch(struct cpu_dev *d, size_t bytes);
@@ -57,10 +61,11 @@ const float *cpu_vector(const struct wt *w, int64_t at);
 
 /* Steps (words) of a row of n_in elements. */
 static inline int64_t cpu_steps(const struct cpu_dev *d, int64_t n_in) {
-    return d->pairs ? (n_in + 1) / 2 : n_in;
+    const int64_t n = d->pairs ? (n_in + 1) / 2 : n_in, m = d->k->step_multiple;
+    return (n + m - 1) / m * m;
 }
 
-/* n floats as operand words: as they are, rounded, or as bf16 pairs (an odd end gets a zero). */
+/* n floats as cpu_steps(n) operand words: as they are, rounded, or as bf16 pairs; zeros behind. */
 void cpu_words(const struct cpu_dev *d, uint32_t *out, const float *x, int64_t n);
 
 /* A block of rows of x, packed as tiles of A, that is cut over columns and rows for the threads. */

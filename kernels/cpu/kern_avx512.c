@@ -1,6 +1,8 @@
 #include "kernels/cpu/kern.h"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
+
 #define VEC_ISA 2
 #include "kernels/cpu/vec.h"
 
@@ -69,6 +71,21 @@ static void transpose(uint32_t *dst, int64_t ldd, int n_dst, const uint32_t *src
 #define CPU_TABLE cpu_kernels_avx512
 #define CPU_TABLE_ISA CPU_AVX512
 #include "kernels/cpu/kern_table.inc.h"
+#include "kernels/cpu/kern_amx.inc.h"
+
+const struct cpu_kernels cpu_kernels_amx = {.isa = CPU_AVX512,
+                                            .mr = 2 * AMX_ROWS,
+                                            .nr = NR,
+                                            .bf16_pairs = true,
+                                            .step_multiple = AMX_STEP,
+                                            .kc = 2048,
+                                            .thread_begin = amx_begin,
+                                            .thread_end = amx_end,
+                                            .tile_rows = amx_tile_rows,
+                                            .tile = amx_tile,
+                                            .tile_p = amx_tile_p,
+                                            .pack_a = amx_pack_a,
+                                            TABLE_ROWS};
 #else
 typedef int cpu_no_avx512; // a translation unit must not be empty
 #endif

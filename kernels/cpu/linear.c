@@ -16,6 +16,7 @@ void cpu_linear(struct dev *dev, struct buf *y, const struct buf *x, const struc
     {
         void *pack = scratch + cut.pack_bytes * (size_t)omp_get_thread_num();
         int64_t packed = -1;
+        d->k->thread_begin();
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < cut.n_block * cut.n_group; i++) {
             const int64_t row = i / cut.n_group * cut.block, p0 = i % cut.n_group * cut.group;
@@ -28,6 +29,7 @@ void cpu_linear(struct dev *dev, struct buf *y, const struct buf *x, const struc
                 .c = cpu_row(y, row) + p0 * d->k->nr, .ldc = y->n_col};
             cpu_product(d, &p);
         }
+        d->k->thread_end();
     }
 }
 
@@ -120,6 +122,7 @@ void cpu_head(struct dev *dev, const struct dev_head *a, int64_t n_row) {
         unsigned char *own = scratch + parts + logits + per_thread * (size_t)omp_get_thread_num();
         float *c = (float *)(void *)(own + h.cut.pack_bytes);
         int64_t packed = -1;
+        d->k->thread_begin();
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < h.cut.n_block * h.cut.n_group; i++) {
             const int64_t row = i / h.cut.n_group * h.cut.block, v0 = i % h.cut.n_group * h.cut.group;
@@ -129,6 +132,7 @@ void cpu_head(struct dev *dev, const struct dev_head *a, int64_t n_row) {
             packed = row;
             head_item(&h, own, c, row, n, v0, v1);
         }
+        d->k->thread_end();
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < n_row; r++) logp[r] = target[r] < 0 ? (double)NAN : head_result(&h, r);
     }
