@@ -29,6 +29,7 @@ struct attend {
     struct cpu_dev *d;
     const struct dev_attend *a;
     int group;              // query heads of a kv head
+    float cap, inv_cap;     // softcap and its inverse; 0: none
     int64_t steps, panels;  // words of a head of q or k; panels of a head of v
     int64_t k_words, tile_words;
     int64_t task_tok, task_rows; // tokens of a task; rows that its scratch holds
@@ -39,6 +40,13 @@ struct attend {
     size_t own_bytes;
 };
 
+// A row of a task.
+struct row {
+    int64_t t, first; // its token, and its lowest window key
+    int64_t p;        // its position among the keys it sees
+    float slope;
+};
+
 // Scratch of one thread.
 struct own {
     uint32_t *words;        // [CPU_KEYS, steps]: a tile of keys, or rows of q, before they are packed
@@ -47,6 +55,7 @@ struct own {
     float *o;               // [task_rows, panels * nr]
     float *max, *sum;       // [task_rows]
     bool *seen;             // [task_rows]
+    struct row *row;        // [task_rows]
     float *pv;              // [CPU_MR_MAX, panels * nr]
     float *s;               // [CPU_MR_MAX, CPU_KEYS]
     uint32_t *p;            // [CPU_MR_MAX, CPU_KEYS]
@@ -71,6 +80,7 @@ static size_t own_layout(const struct attend *t, unsigned char *base, struct own
     o->max = carve(base, &at, rows, sizeof *o->max);
     o->sum = carve(base, &at, rows, sizeof *o->sum);
     o->seen = carve(base, &at, rows, sizeof *o->seen);
+    o->row = carve(base, &at, rows, sizeof *o->row);
     o->pv = carve(base, &at, CPU_MR_MAX * width, sizeof *o->pv);
     o->s = carve(base, &at, CPU_MR_MAX * CPU_KEYS, sizeof *o->s);
     o->p = carve(base, &at, CPU_MR_MAX * CPU_KEYS, sizeof *o->p);
@@ -179,21 +189,29 @@ static void pack_q(const struct task *k, const struct buf *q, uint32_t *out) {
     }
 }
 
-// What row i sees of tile `ti`. An empty range is lo >= hi.
-static void row_view(const struct task *k, int64_t i, int64_t ti, struct cpu_soft_row *v) {
+static void set_rows(const struct task *k) {
     const struct dev_attend *a = k->t->a;
     const struct dev_seg *s = k->u->seg;
-    const bool sink = ti < k->u->n_sink_tile;
-    const int64_t r = k->r0 + i / k->t->group, t = s->pos + r, begin = tile_begin(k->u, ti);
-    const int64_t first = sink ? begin : dev_seg_first_win(s, r);
-    const int64_t end = sink && s->n_sink <= t ? s->n_sink : t + 1;
-    const int64_t lo = first - begin, hi = end - begin;
+    for (int64_t i = 0; i < k->n_row; i++) {
+        const int64_t r = k->r0 + i / k->t->group, head = (int64_t)k->u->kv * k->t->group + i % k->t->group;
+        const float slope = a->slopes != NULL ? *cpu_vector(a->slopes, head) : 0.0f;
+        k->o->row[i] = (struct row){s->pos + r, dev_seg_first_win(s, r), dev_seg_query_pos(s, r), slope};
+    }
+    memset(k->o->seen, 0, (size_t)k->n_row * sizeof *k->o->seen);
+}
+
+// What row i sees of the tile of sinks or window keys at `begin`. An empty range is lo >= hi.
+static void row_view(const struct task *k, int64_t i, bool sink, int64_t begin, struct cpu_soft_row *v) {
+    const struct row *row = k->o->row + i;
+    const int64_t n_sink = k->u->seg->n_sink;
+    const int64_t end = sink && n_sink <= row->t ? n_sink : row->t + 1;
+    const int64_t lo = sink ? 0 : row->first - begin, hi = end - begin;
     v->lo = (int)(lo < 0 ? 0 : lo > CPU_KEYS ? CPU_KEYS : lo);
     v->hi = (int)(hi < 0 ? 0 : hi > CPU_KEYS ? CPU_KEYS : hi);
-    v->cap = (float)a->softcap;
-    v->inv_cap = a->softcap > 0 ? (float)(1 / a->softcap) : 0.0f;
-    v->slope = a->slopes != NULL ? *cpu_vector(a->slopes, (int64_t)k->u->kv * k->t->group + i % k->t->group) : 0.0f;
-    v->dist = (float)((sink ? dev_seg_query_pos(s, r) : t) - begin);
+    v->cap = k->t->cap;
+    v->inv_cap = k->t->inv_cap;
+    v->slope = row->slope;
+    v->dist = (float)((sink ? row->p : row->t) - begin);
 }
 
 // Scores to probabilities for the rows i0.. of a register tile; rescale[] says how their past shrinks.
@@ -233,9 +251,10 @@ static void attend_tile(const struct task *k, int64_t i0, int64_t ti, const uint
     const int64_t width = t->panels * kern->nr;
     struct cpu_soft_row view[CPU_MR_MAX];
     float rescale[CPU_MR_MAX];
+    const int64_t begin = tile_begin(k->u, ti);
     int lo = CPU_KEYS, hi = 0;
     for (int r = 0; r < rows; r++) {
-        row_view(k, i0 + r, ti, view + r);
+        row_view(k, i0 + r, ti < k->u->n_sink_tile, begin, view + r);
         if (view[r].lo >= view[r].hi) continue;
         if (view[r].lo < lo) lo = view[r].lo;
         if (view[r].hi > hi) hi = view[r].hi;
@@ -269,7 +288,7 @@ static void run_task(const struct task *k) {
     const int64_t width = t->panels * t->d->k->nr, last = k->r0 + (k->n_row - 1) / t->group;
     pack_q(k, t->a->q_win, o->q_win);
     if (k->u->n_sink_tile > 0) pack_q(k, t->a->q_sink, o->q_sink);
-    memset(o->seen, 0, (size_t)k->n_row * sizeof *o->seen);
+    set_rows(k);
     memset(o->s, 0, CPU_MR_MAX * CPU_KEYS * sizeof *o->s);
     // The window tiles from the lowest key of the first row to the own key of the last.
     const int64_t win = dev_seg_first_win(s, k->r0) - k->u->win0;
@@ -341,6 +360,8 @@ static void set_unit(struct unit *u, const struct dev_seg *s, int kv) {
 static struct attend plan(struct cpu_dev *d, const struct dev_attend *a) {
     struct attend t = {.d = d, .a = a, .group = a->n_head / a->n_kv};
     const int nr = d->k->nr, mr = d->k->mr;
+    t.cap = a->softcap > 0 ? (float)a->softcap : 0.0f;
+    t.inv_cap = a->softcap > 0 ? (float)(1 / a->softcap) : 0.0f;
     t.steps = cpu_steps(d, a->d_head);
     t.panels = cpu_ceil(a->d_head, nr);
     t.k_words = CPU_KEYS * t.steps;

@@ -34,6 +34,10 @@ static inline vf v_iota(void) {
     return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 
+/* Sum and maximum of the lanes: halves upon halves, always the same tree. */
+static inline float v_sum(vf x) { return _mm512_reduce_add_ps(x); }
+static inline float v_max_lane(vf x) { return _mm512_reduce_max_ps(x); }
+
 #elif VEC_ISA == 1
 
 #include <immintrin.h>
@@ -53,6 +57,16 @@ static inline vf v_ldexp(vf p, vf z) {
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), n));
 }
 static inline vf v_iota(void) { return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7); }
+static inline float v_sum(vf x) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+static inline float v_max_lane(vf x) {
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
 
 #else
 
@@ -76,24 +90,13 @@ static inline vf v_max(vf a, vf b) { return v_lt_select(b, a, a, b); }
 static inline vf v_min(vf a, vf b) { return v_lt_select(a, b, a, b); }
 static inline vf v_ldexp(vf p, vf z) { return (vf)((vu)p + ((vu)z << 23)); }
 static inline vf v_iota(void) { return (vf){0, 1, 2, 3}; }
+static inline float v_sum(vf x) { return (x[0] + x[2]) + (x[1] + x[3]); }
+static inline float v_max_lane(vf x) {
+    const float a = x[0] > x[2] ? x[0] : x[2], b = x[1] > x[3] ? x[1] : x[3];
+    return a > b ? a : b;
+}
 
 #endif
-
-/* Sum and maximum of the lanes, always by the same tree. */
-static inline float v_sum(vf x) {
-    float a[VL];
-    v_store(a, x);
-    for (int w = VL / 2; w > 0; w /= 2)
-        for (int i = 0; i < w; i++) a[i] += a[i + w];
-    return a[0];
-}
-static inline float v_max_lane(vf x) {
-    float a[VL];
-    v_store(a, x);
-    for (int w = VL / 2; w > 0; w /= 2)
-        for (int i = 0; i < w; i++) a[i] = a[i] > a[i + w] ? a[i] : a[i + w];
-    return a[0];
-}
 
 /* e^x to 1.5e-7 relative (tests/test_ops.c sweeps it through dev_act); 0 below -87, the largest
  * result e^88; NaN stays NaN; e^0 is exactly 1. x = n ln2 + r, |r| <= ln2 / 2; e^r by a polynomial
