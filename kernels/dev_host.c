@@ -4,7 +4,6 @@
 
 #include "base/mem.h"
 
-
 void dev_host_sync(struct dev *d) {
     (void)d;
 }
@@ -34,7 +33,8 @@ void dev_host_read(struct dev *d, const struct buf *src, int64_t row, int64_t n,
 void dev_host_copy(struct dev *d, struct buf *dst, int64_t dst_row, const struct buf *src,
                    int64_t src_row, int64_t n) {
     (void)d;
-    if (n > 0) memcpy(dev_host_row(dst, dst_row), dev_host_row(src, src_row), (size_t)n * dst->row_bytes);
+    if (n > 0)
+        memcpy(dev_host_row(dst, dst_row), dev_host_row(src, src_row), (size_t)n * dst->row_bytes);
 }
 
 void dev_host_copy_peer(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struct dev *src_dev,
@@ -91,8 +91,9 @@ bool dev_host_segs_ok(struct dev *d, const struct dev_seg *seg, int n_seg, int64
     int64_t next = 0;
     for (int i = 0; i < n_seg; i++) {
         const struct dev_seg *s = seg + i;
-        bool ok = s->n_row > 0 && s->pos >= 0 && s->n_sink >= 0 && s->low >= 0 && (s->low <= s->pos || s->n_sink > 0) &&
-                  rows_ok(s->first_row, s->n_row, n_row) && (!cover || s->first_row == next);
+        bool ok = s->n_row > 0 && s->pos >= 0 && s->n_sink >= 0 && s->low >= 0 &&
+                  (s->low <= s->pos || s->n_sink > 0) && rows_ok(s->first_row, s->n_row, n_row) &&
+                  (!cover || s->first_row == next);
         // A key that the segment does not see (low past its end) has no row to check.
         ok = ok && (reads ? reads_ok(s, kv_rows) : writes_ok(s, kv_rows));
         if (!ok) {

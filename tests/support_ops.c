@@ -100,7 +100,8 @@ static struct buf *guarded(struct dev *d, enum buf_kind kind, int64_t n_row, int
     return b;
 }
 
-struct buf *ops_buf(struct dev *d, enum buf_kind kind, int64_t n_row, int64_t n_col, const float *x) {
+struct buf *ops_buf(struct dev *d, enum buf_kind kind, int64_t n_row, int64_t n_col,
+                    const float *x) {
     struct buf *b = guarded(d, kind, n_row, n_col);
     const enum dtype type = buf_dtype(b);
     const size_t element_bytes = dtype_bytes(type);
@@ -145,14 +146,16 @@ double *ops_get(struct dev *d, const struct buf *b, int64_t n_row, int64_t n_col
     unsigned char *bytes = ops_bytes(d, b, 0, n_row + GUARD_ROWS);
     double *x = malloc((size_t)(n_row * n_col + 1) * sizeof *x);
     assert_non_null(x);
-    for (int64_t i = 0; i < n_row * n_col; i++) x[i] = element(bytes + (size_t)i * dtype_bytes(type), type);
+    for (int64_t i = 0; i < n_row * n_col; i++)
+        x[i] = element(bytes + (size_t)i * dtype_bytes(type), type);
     for (size_t i = 0; i < GUARD_ROWS * buf_row_bytes(b); i++)
         assert_int_equal(bytes[(size_t)n_row * buf_row_bytes(b) + i], GUARD_BYTE);
     free(bytes);
     return x;
 }
 
-void ops_unchanged(struct dev *d, const struct buf *b, int64_t n_row, int64_t n_col, const float *x) {
+void ops_unchanged(struct dev *d, const struct buf *b, int64_t n_row, int64_t n_col,
+                   const float *x) {
     double *now = ops_get(d, b, n_row, n_col);
     for (int64_t i = 0; i < n_row * n_col; i++) assert_true(now[i] == (double)x[i]);
     free(now);
@@ -180,15 +183,21 @@ struct wt *ops_weight(struct dev *d, enum wt_use use, int64_t n_out, int64_t n_i
             put(bytes + (size_t)i * element_bytes, type, x[i]);
     }
     *data = bytes;
-    const struct dev_weight_src src = {.name = "w.test", .data = bytes, .dtype = type, .n_out = n_out,
-                                       .n_in = n_in, .n_stored_rows = n_out, .block = n_out};
+    const struct dev_weight_src src = {.name = "w.test",
+                                       .data = bytes,
+                                       .dtype = type,
+                                       .n_out = n_out,
+                                       .n_in = n_in,
+                                       .n_stored_rows = n_out,
+                                       .block = n_out};
     struct wt *w = NULL;
     assert_int_equal(dev_weight_new(&w, d, use, &src, NULL), OK);
     dev_weights_prepare(d, &w, 1);
     return w;
 }
 
-void ops_compare(const char *what, const double *ref, const double *got, int64_t n, struct ops_budget b) {
+void ops_compare(const char *what, const double *ref, const double *got, int64_t n,
+                 struct ops_budget b) {
     double err2 = 0, ref2 = 0, worst = 0;
     int64_t at = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -204,8 +213,8 @@ void ops_compare(const char *what, const double *ref, const double *got, int64_t
     }
     const double nmse = ref2 > 0 ? err2 / ref2 : err2;
     if (worst <= 1 && nmse <= b.nmse) return;
-    print_error("%s: element %lld is %.9g, reference %.9g: %.3g of its budget; nmse %.3g of %.3g\n", what,
-                (long long)at, got[at], ref[at], worst, nmse, b.nmse);
+    print_error("%s: element %lld is %.9g, reference %.9g: %.3g of its budget; nmse %.3g of %.3g\n",
+                what, (long long)at, got[at], ref[at], worst, nmse, b.nmse);
     fail();
 }
 
@@ -214,4 +223,32 @@ void ops_sync(struct dev *d) {
     if (dev_sync(d, &e) == OK) return;
     print_error("%s\n", e.msg);
     fail();
+}
+
+float *ops_inputs(struct ops_run *r, int64_t n, float scale) {
+    float *x = ops_normals(&r->seed, n, scale);
+    if (r->c.compute == DT_BF16) ops_round_bf16(x, n);
+    return x;
+}
+
+void ops_each(void (*body)(struct ops_run *)) {
+    struct ops_cpu list[8];
+    const int n = ops_cpu_list(list);
+    for (int i = 0; i < n; i++) {
+        struct ops_run r = {.ref = ops_open_ref(list[i].compute),
+                            .cpu = ops_open(&list[i], 2),
+                            .c = list[i],
+                            .seed = 1234};
+        body(&r);
+        dev_close(r.ref);
+        dev_close(r.cpu);
+    }
+}
+
+void ops_same_bytes(const char *what, const unsigned char *a, const unsigned char *b, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (a[i] != b[i]) {
+            print_error("%s: byte %zu of %zu differs\n", what, i, n);
+            fail();
+        }
 }

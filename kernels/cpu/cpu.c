@@ -57,7 +57,8 @@ static const struct dev_ops cpu_ops = {
     .event_wait = dev_host_event_wait,
 };
 
-// In a bf16 run AVX-512 brings AMX along where there is some: the same operation, many times as fast.
+// In a bf16 run AVX-512 brings AMX along where there is some: the same operation, many times as
+// fast.
 static const struct cpu_kernels *kernels_of(enum cpu_isa isa, enum dtype compute) {
     switch (isa) {
 #if defined(__x86_64__)
@@ -91,9 +92,9 @@ enum status cpu_open_with(struct dev **out, const struct cpu_kernels *k, const s
     d->n_thread = c->n_thread;
     d->pairs = bf16 && k->bf16_pairs;
     d->round = bf16 && !k->bf16_pairs;
-    snprintf(d->base.describe, sizeof d->base.describe, "cpu %s%s %s, %d thread%s", cpu_isa_name(k->isa),
-             k->step_multiple > 1 ? " amx" : "", dtype_name(c->compute), c->n_thread,
-             c->n_thread == 1 ? "" : "s");
+    snprintf(d->base.describe, sizeof d->base.describe, "cpu %s%s %s, %d thread%s",
+             cpu_isa_name(k->isa), k->step_multiple > 1 ? " amx" : "", dtype_name(c->compute),
+             c->n_thread, c->n_thread == 1 ? "" : "s");
     *out = &d->base;
     return OK;
 }

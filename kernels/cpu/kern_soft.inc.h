@@ -39,8 +39,8 @@ static void to_pairs(void *p, const float x[CPU_KEYS]) {
 }
 #endif
 
-static float soft_exp(void *p, const float s[CPU_KEYS], const struct cpu_soft_row *r, float max, bool pairs,
-                      bool round) {
+static float soft_exp(void *p, const float s[CPU_KEYS], const struct cpu_soft_row *r, float max,
+                      bool pairs, bool round) {
     const bool whole = r->lo == 0 && r->hi == CPU_KEYS;
     const vf m = v_set1(max);
     float tmp[CPU_KEYS], *out = pairs ? tmp : p;
@@ -70,7 +70,8 @@ static void exp_small(float x[CPU_MR_MAX]) {
     for (int i = 0; i < CPU_MR_MAX; i += VL) v_store(x + i, v_exp(v_load(x + i)));
 }
 
-// The rows of logits are padded to a whole vector, which may be overwritten; n counts the real ones.
+// The rows of logits are padded to a whole vector, which may be overwritten; n counts the real
+// ones.
 static float logit_max(float *l, int64_t n, float scale, float cap, bool *finite) {
     const vf sc = v_set1(scale), zero = v_set1(0.0f);
     vf max = v_set1(-3.402823466e38f), nan = zero; // x * 0 is NaN unless x is finite
@@ -92,6 +93,7 @@ static float logit_sum(const float *l, int64_t n, float max) {
     vf s = zero;
     int64_t i = 0;
     for (; i + VL <= n; i += VL) s = s + v_exp(v_load(l + i) - m);
-    if (i < n) s = s + v_lt_select(v_iota(), v_set1((float)(n - i)), v_exp(v_load(l + i) - m), zero);
+    if (i < n)
+        s = s + v_lt_select(v_iota(), v_set1((float)(n - i)), v_exp(v_load(l + i) - m), zero);
     return v_sum(s);
 }

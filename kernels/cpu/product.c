@@ -2,8 +2,8 @@
 #include "kernels/cpu/cpu_impl.h"
 
 enum {
-    A_BYTES = 768 * 1024,  // packed A of a block: well inside L2
-    BLOCK_TILES = 12       // and no more row tiles than this, for the balance of threads
+    A_BYTES = 768 * 1024, // packed A of a block: well inside L2
+    BLOCK_TILES = 12      // and no more row tiles than this, for the balance of threads
 };
 
 void cpu_words(const struct cpu_dev *d, uint32_t *out, const float *x, int64_t n) {
@@ -38,8 +38,8 @@ struct cpu_rows cpu_cut(const struct cpu_dev *d, int64_t n_row, int64_t n_in, in
     return c;
 }
 
-void cpu_pack_rows(const struct cpu_dev *d, const struct cpu_rows *cut, void *pack, const struct buf *x,
-                   int64_t row, int64_t n) {
+void cpu_pack_rows(const struct cpu_dev *d, const struct cpu_rows *cut, void *pack,
+                   const struct buf *x, int64_t row, int64_t n) {
     const int mr = d->k->mr;
     uint32_t *out = pack, *words = out + cut->block * cut->steps;
     for (int64_t i = 0; i < n; i += mr) {
@@ -50,15 +50,16 @@ void cpu_pack_rows(const struct cpu_dev *d, const struct cpu_rows *cut, void *pa
             from = dev_host_row(x, row + i);
             lds = x->n_col;
         } else {
-            for (int r = 0; r < rows; r++) cpu_words(d, words + r * lds, cpu_row(x, row + i + r), x->n_col);
+            for (int r = 0; r < rows; r++)
+                cpu_words(d, words + r * lds, cpu_row(x, row + i + r), x->n_col);
         }
         d->k->pack_a(out + i * cut->steps, m, from, lds, rows, cut->steps);
     }
 }
 
 // One tile whose rows or columns are not all there: by way of a whole one.
-static void edge_tile(const struct cpu_dev *d, int m, int64_t steps, const void *a, const void *b, float *c,
-                      int64_t ldc, const float *first, int rows, int cols) {
+static void edge_tile(const struct cpu_dev *d, int m, int64_t steps, const void *a, const void *b,
+                      float *c, int64_t ldc, const float *first, int rows, int cols) {
     float t[CPU_MR_MAX * 64] = {0};
     const int nr = d->k->nr;
     if (first == NULL)

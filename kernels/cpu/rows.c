@@ -16,12 +16,15 @@ void cpu_embed(struct dev *dev, struct buf *y, const struct wt *table, const str
 #pragma omp parallel for num_threads(d->n_thread) schedule(static) reduction(min : bad)
     for (int64_t r = 0; r < n_row; r++) {
         float *row = cpu_row(y, r);
-        if (!d->k->floats(row, dev_src_ptr(&table->src, id[r]), table->src.dtype, y->n_col) && r < bad) bad = r;
+        if (!d->k->floats(row, dev_src_ptr(&table->src, id[r]), table->src.dtype, y->n_col) &&
+            r < bad)
+            bad = r;
         if (scale != 1)
             for (int64_t k = 0; k < y->n_col; k++) row[k] = (float)((double)row[k] * scale);
     }
     if (bad != INT64_MAX)
-        dev_fail(dev, E_FORMAT, "%s holds NaN or infinity in row %d", table->src.name, (int)id[bad]);
+        dev_fail(dev, E_FORMAT, "%s holds NaN or infinity in row %d", table->src.name,
+                 (int)id[bad]);
 }
 
 void cpu_norm(struct dev *dev, struct buf *y, const struct buf *x, const struct dev_norm *p,
@@ -36,8 +39,8 @@ void cpu_norm(struct dev *dev, struct buf *y, const struct buf *x, const struct 
                        (float)p->eps, (float)p->weight_offset);
 }
 
-void cpu_angles(struct dev *dev, struct buf *ang, const struct buf *pos, const double *freq, int n_pair,
-                double mscale, int64_t n_row) {
+void cpu_angles(struct dev *dev, struct buf *ang, const struct buf *pos, const double *freq,
+                int n_pair, double mscale, int64_t n_row) {
     struct cpu_dev *d = cpu_of(dev);
     const int64_t *at = pos->data;
 #pragma omp parallel for num_threads(d->n_thread) schedule(static)
@@ -57,7 +60,8 @@ void cpu_rope(struct dev *dev, struct buf *y, const struct buf *x, const struct 
               const struct dev_rope *p, int64_t n_row) {
     struct cpu_dev *d = cpu_of(dev);
 #pragma omp parallel for num_threads(d->n_thread) schedule(static)
-    for (int64_t r = 0; r < n_row; r++) d->k->rope(cpu_row(y, r), cpu_row(x, r), cpu_row(ang, r), p);
+    for (int64_t r = 0; r < n_row; r++)
+        d->k->rope(cpu_row(y, r), cpu_row(x, r), cpu_row(ang, r), p);
 }
 
 static void store_row(const struct cpu_dev *d, struct buf *kv, int64_t row, const float *x) {
@@ -67,7 +71,8 @@ static void store_row(const struct cpu_dev *d, struct buf *kv, int64_t row, cons
         memcpy(dev_host_row(kv, row), x, kv->row_bytes);
 }
 
-void cpu_kv_store(struct dev *dev, struct buf *kv, const struct buf *x, const struct buf *seg, int n_seg) {
+void cpu_kv_store(struct dev *dev, struct buf *kv, const struct buf *x, const struct buf *seg,
+                  int n_seg) {
     struct cpu_dev *d = cpu_of(dev);
     const struct dev_seg *segs = seg->data;
     if (!dev_host_segs_ok(dev, segs, n_seg, x->n_row, kv->n_row, false, false)) return;
@@ -83,8 +88,8 @@ void cpu_kv_store(struct dev *dev, struct buf *kv, const struct buf *x, const st
     }
 }
 
-void cpu_act(struct dev *dev, struct buf *y, const struct buf *g, const struct buf *u, enum act_kind kind,
-             int64_t n_row) {
+void cpu_act(struct dev *dev, struct buf *y, const struct buf *g, const struct buf *u,
+             enum act_kind kind, int64_t n_row) {
     struct cpu_dev *d = cpu_of(dev);
 #pragma omp parallel for num_threads(d->n_thread) schedule(static)
     for (int64_t r = 0; r < n_row; r++)
@@ -94,5 +99,6 @@ void cpu_act(struct dev *dev, struct buf *y, const struct buf *g, const struct b
 void cpu_add(struct dev *dev, struct buf *y, const struct buf *x, double scale, int64_t n_row) {
     struct cpu_dev *d = cpu_of(dev);
 #pragma omp parallel for num_threads(d->n_thread) schedule(static)
-    for (int64_t r = 0; r < n_row; r++) d->k->add(cpu_row(y, r), cpu_row(x, r), (float)scale, y->n_col);
+    for (int64_t r = 0; r < n_row; r++)
+        d->k->add(cpu_row(y, r), cpu_row(x, r), (float)scale, y->n_col);
 }
