@@ -340,7 +340,8 @@ static const struct unit *find_unit(const struct unit *u, int64_t n, int64_t i, 
 
 static void run_batch(const struct attend *t, const struct unit *u, int64_t n_unit, int64_t n_tile,
                       int64_t n_task) {
-#pragma omp parallel num_threads(t->d->n_thread)
+    const int64_t work = (n_tile + n_task) * t->tile_words * 8;
+#pragma omp parallel num_threads(cpu_team(t->d, work))
     {
         struct own o;
         own_layout(t, t->own + t->own_bytes * (size_t)omp_get_thread_num(), &o);

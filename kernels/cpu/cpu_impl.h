@@ -37,6 +37,13 @@ enum status cpu_open_with(struct dev **out, const struct cpu_kernels *k, const s
  * only: in a run of equal blocks nothing is allocated after the first. */
 void *cpu_scratch(struct cpu_dev *d, size_t bytes);
 
+/* Threads for an operation of about `work` multiply-adds (or elements times 16): starting a team
+ * costs microseconds, and milliseconds where another process holds a core. Never changes a result.
+ */
+static inline int cpu_team(const struct cpu_dev *d, int64_t work) {
+    return work < 256 * 1024 ? 1 : d->n_thread;
+}
+
 static inline size_t cpu_round64(size_t n) {
     return (n + 63) / 64 * 64;
 }

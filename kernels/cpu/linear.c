@@ -12,7 +12,7 @@ void cpu_linear(struct dev *dev, struct buf *y, const struct buf *x, const struc
     const struct cpu_rows cut = cpu_cut(d, n_row, w->src.n_in, n_panel);
     unsigned char *scratch = cpu_scratch(d, cut.pack_bytes * (size_t)d->n_thread);
     if (scratch == NULL) return;
-#pragma omp parallel num_threads(d->n_thread)
+#pragma omp parallel num_threads(cpu_team(d, n_row * x->n_col * y->n_col))
     {
         void *pack = scratch + cut.pack_bytes * (size_t)omp_get_thread_num();
         int64_t packed = -1;
@@ -128,7 +128,7 @@ void cpu_head(struct dev *dev, const struct dev_head *a, int64_t n_row) {
     if (scratch == NULL) return;
     h.part = (struct part *)(void *)scratch;
     h.target_logit = (float *)(void *)(scratch + parts);
-#pragma omp parallel num_threads(d->n_thread)
+#pragma omp parallel num_threads(cpu_team(d, n_row * a->x->n_col * a->w->src.n_out))
     {
         unsigned char *own = scratch + parts + logits + per_thread * (size_t)omp_get_thread_num();
         float *c = (float *)(void *)(own + h.cut.pack_bytes);

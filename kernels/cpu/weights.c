@@ -87,7 +87,9 @@ static bool pack_matrix(const struct cpu_dev *d, const struct wt *w, uint32_t *o
     const int64_t n_panel = cpu_ceil(w->src.n_out, d->k->nr),
                   words = cpu_steps(d, w->src.n_in) * d->k->nr;
     int bad = 0;
-#pragma omp parallel for num_threads(d->n_thread) schedule(dynamic, 1) reduction(| : bad)
+#pragma omp parallel for num_threads(cpu_team(d, 16 * n_panel * words)) schedule(dynamic, 1)       \
+    reduction(|                                                                                    \
+              : bad)
     for (int64_t p = 0; p < n_panel; p++) bad |= !pack_panel(d, &w->src, p, out + p * words);
     return bad == 0;
 }
