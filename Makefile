@@ -75,6 +75,8 @@ WRAP_test_file        := -Wl,--wrap=write,--wrap=link,--wrap=copy_file_range,--w
 WRAP_test_lz4f        := -Wl,--wrap=write
 $(OUT)/tests/%: $(OUT)/tests/%.o $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(WRAP_$*) $(LIBS) -lcmocka -o $@
+$(OUT)/tools/bench/%: $(OUT)/tools/bench/%.o $(LIB)
+	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -o $@
 .SECONDARY:
 -include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d)
 

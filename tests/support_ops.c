@@ -1,5 +1,7 @@
 #include "tests/support_ops.h"
 
+#include "kernels/cpu/cpu_impl.h"
+
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,15 +15,25 @@ enum { GUARD_ROWS = 2, GUARD_BYTE = 0xA5 };
 int ops_cpu_list(struct ops_cpu out[8]) {
     int n = 0;
     for (int isa = CPU_PORTABLE; isa <= (int)cpu_isa_best(); isa++) {
-        out[n++] = (struct ops_cpu){(enum cpu_isa)isa, DT_F32};
-        out[n++] = (struct ops_cpu){(enum cpu_isa)isa, DT_BF16};
+        out[n++] = (struct ops_cpu){(enum cpu_isa)isa, DT_F32, false};
+        out[n++] = (struct ops_cpu){(enum cpu_isa)isa, DT_BF16, false};
     }
+#if defined(__x86_64__)
+    if (cpu_isa_best() == CPU_AVX512 && cpu_amx_ready())
+        out[n++] = (struct ops_cpu){CPU_AVX512, DT_BF16, true};
+#endif
     return n;
 }
 
 struct dev *ops_open(const struct ops_cpu *c, int n_thread) {
     struct dev *d = NULL;
     const struct dev_config cfg = {.n_thread = n_thread, .isa = c->isa, .compute = c->compute};
+#if defined(__x86_64__)
+    if (c->no_amx) {
+        assert_int_equal(cpu_open_with(&d, &cpu_kernels_avx512, &cfg, NULL), OK);
+        return d;
+    }
+#endif
     assert_int_equal(dev_open_cpu(&d, &cfg, NULL), OK);
     return d;
 }
@@ -211,4 +223,32 @@ void ops_sync(struct dev *d) {
     if (dev_sync(d, &e) == OK) return;
     print_error("%s\n", e.msg);
     fail();
+}
+
+float *ops_inputs(struct ops_run *r, int64_t n, float scale) {
+    float *x = ops_normals(&r->seed, n, scale);
+    if (r->c.compute == DT_BF16) ops_round_bf16(x, n);
+    return x;
+}
+
+void ops_each(void (*body)(struct ops_run *)) {
+    struct ops_cpu list[8];
+    const int n = ops_cpu_list(list);
+    for (int i = 0; i < n; i++) {
+        struct ops_run r = {.ref = ops_open_ref(list[i].compute),
+                            .cpu = ops_open(&list[i], 2),
+                            .c = list[i],
+                            .seed = 1234};
+        body(&r);
+        dev_close(r.ref);
+        dev_close(r.cpu);
+    }
+}
+
+void ops_same_bytes(const char *what, const unsigned char *a, const unsigned char *b, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (a[i] != b[i]) {
+            print_error("%s: byte %zu of %zu differs\n", what, i, n);
+            fail();
+        }
 }
