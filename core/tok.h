@@ -8,8 +8,9 @@
  *   struct tok_stream belongs to one thread; it borrows its struct tok.
  *
  * Some text cannot be cut before more of it is known: a run of one class of characters is a single
- * word to most patterns. Time stays linear in its length; memory grows with it, about 6 bytes per
- * byte, up to TOK_MAX_STRETCH, beyond which the document fails. */
+ * word to most patterns. Time stays linear in its length; memory grows with it, about 7 bytes per
+ * byte (20 where normalization changes every character), up to TOK_MAX_STRETCH, beyond which the
+ * document fails. */
 #ifndef BASIN_CORE_TOK_H
 #define BASIN_CORE_TOK_H
 

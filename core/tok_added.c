@@ -124,7 +124,7 @@ static enum status take_token(struct tok_stage *g, const struct tokjson_added *k
     TRY(g->next->ops->end(g->next, e));
     bool exact;
     const int64_t raw = tok_text_raw(&g->text, at + len, &exact);
-    TRY(tok_emit(s, &k->id, 1, raw, e));
+    TRY(tok_emit(s, k->id, raw, e));
     g->pos = g->look = g->want = at + len;
     g->swallow = k->rstrip;
     // A fresh stream begins a segment, as the text behind this token does; but not for one that

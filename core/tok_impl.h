@@ -35,6 +35,8 @@ struct tok_run {
     uint64_t end; /* counted from the first byte ever appended */
     int64_t raw;
     enum tok_place place;
+    uint32_t unit;     /* blocks of this many bytes each, ... */
+    uint32_t raw_unit; /* ... that stand for so many bytes of the document; 0 while there is one */
 };
 
 /* Text not yet passed on; indices count from the oldest byte kept. Zeroed is empty. */
@@ -223,8 +225,6 @@ struct tok_cached {
 
 struct tok_bpe { /* work space of a stream */
     struct tok_cached *cache; /* owned [TOK_CACHE] */
-    int32_t *ids;  /* owned; result of the last word */
-    size_t n_ids, ids_cap;
     int32_t *block; /* owned; result of the last block */
     size_t n_block, block_cap;
     char *block_text; /* owned; what it was the result of */
@@ -242,6 +242,13 @@ size_t tok_bpe_bytes(const struct tok_bpe *b);
 
 /* ---- the stream ---- */
 
+/* An id ends where the one before it ends plus the length of its piece, except where a mark says
+ * otherwise: so ids of one long word cost 4 bytes each, not 12. */
+struct tok_mark {
+    int64_t id; /* counted from the first id of the document */
+    int64_t raw;
+};
+
 struct tok_stream {
     const struct tok *t;      /* borrowed */
     struct tok_stage *stages; /* owned [n_stages] */
@@ -249,9 +256,13 @@ struct tok_stream {
     struct tok_bpe bpe;
     pcre2_match_context *match_context; /* owned */
     pcre2_jit_stack *jit_stack;         /* owned; NULL without JIT */
-    int32_t *ids;                       /* owned; produced, not yet taken */
-    int64_t *ends;
-    size_t out_head, out_tail, ids_cap, ends_cap;
+    int32_t *ids; /* owned; [out_head, out_tail) are produced and not yet taken */
+    size_t out_head, out_tail, ids_cap;
+    int64_t n_taken;        /* ids taken so far */
+    int64_t taken_end;      /* place of the last id taken */
+    int64_t out_end;        /* place of the last id produced */
+    struct tok_mark *marks; /* owned; the places that do not follow from lengths, oldest first */
+    size_t mark_head, mark_tail, marks_cap;
     int64_t fed; /* bytes passed to the first stage */
     char held[4]; /* a code point the last feed cut */
     size_t n_held;
@@ -263,8 +274,12 @@ struct tok_stream {
     struct tok_text *collect; /* borrowed; when set, text before the added tokens goes there */
 };
 
-enum status tok_emit(struct tok_stream *s, const int32_t *ids, size_t n, int64_t raw,
-                     struct err *e) WARN_UNUSED;
+/* One id that ends at `raw`. */
+enum status tok_emit(struct tok_stream *s, int32_t id, int64_t raw, struct err *e) WARN_UNUSED;
+/* The ids of a word that lies in the document byte for byte, the last one ending at `raw`; `ids`
+ * may be s->ids + s->out_tail. */
+enum status tok_emit_word(struct tok_stream *s, const int32_t *ids, size_t n, int64_t start,
+                          int64_t raw, struct err *e) WARN_UNUSED;
 /* Everything before `raw` has been emitted. */
 void tok_note_safe(struct tok_stream *s, int64_t raw);
 enum status tok_too_long(int64_t raw, struct err *e);
