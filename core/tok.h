@@ -1,7 +1,7 @@
 /* Byte-level BPE tokenizers (tokenizer.json), as a stream.
  *
- * Bytes of a document go in, cut anywhere, and ids come out, in bounded memory: exactly the ids that
- * the `tokenizers` library gives for the whole text, without the special tokens that a
+ * Bytes of a document go in, cut anywhere, and ids come out, in bounded memory: exactly the ids
+ * that the `tokenizers` library gives for the whole text, without the special tokens that a
  * post-processor puts around it (see tok_adds_bos).
  *
  *   struct tok is constant after opening: any number of threads may share it.

@@ -118,7 +118,8 @@ static enum status take_token(struct tok_stage *g, const struct tokjson_added *k
     size_t stop = at;
     if (k->lstrip) {
         size_t from;
-        while (stop > g->pos && tok_is_space(before(tok_text_at(&g->text), stop, &from))) stop = from;
+        while (stop > g->pos && tok_is_space(before(tok_text_at(&g->text), stop, &from)))
+            stop = from;
     }
     if (g->pos < stop) TRY(tok_stage_send(g, g->pos, stop, e));
     TRY(g->next->ops->end(g->next, e));

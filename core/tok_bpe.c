@@ -85,7 +85,8 @@ enum status tok_bpe_init(struct tok *t, struct err *e) {
             uint32_t cp = 0;
             const unsigned char lead = (unsigned char)k->text.s[c];
             len = lead < 0x80 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-            cp = len == 1 ? lead : (uint32_t)(lead & 0x1F) << 6 | ((unsigned char)k->text.s[c + 1] & 0x3F);
+            cp = len == 1 ? lead
+                          : (uint32_t)(lead & 0x1F) << 6 | ((unsigned char)k->text.s[c + 1] & 0x3F);
             reachable = reachable && len <= 2 && tok_char_byte(cp) >= 0;
         }
         if (!reachable || p->n == 0) continue;
@@ -116,8 +117,8 @@ void tok_bpe_stage_fini(struct tok_bpe *b) {
 }
 
 size_t tok_bpe_bytes(const struct tok_bpe *b) {
-    return TOK_CACHE * sizeof *b->cache + b->block_cap * 4 + b->block_text_cap +
-           b->heap_cap * 8 + b->symbols_cap * sizeof *b->symbols;
+    return TOK_CACHE * sizeof *b->cache + b->block_cap * 4 + b->block_text_cap + b->heap_cap * 8 +
+           b->symbols_cap * sizeof *b->symbols;
 }
 
 /* ---- one word ---- */
@@ -164,7 +165,8 @@ static void heap_push(uint64_t *h, size_t *n, uint64_t x) {
 }
 
 // Sets the rank of the pair that begins at symbol i and queues it.
-static void rate(const struct tok *t, struct tok_symbol *sym, int32_t i, uint64_t *heap, size_t *n) {
+static void rate(const struct tok *t, struct tok_symbol *sym, int32_t i, uint64_t *heap,
+                 size_t *n) {
     sym[i].rank = sym[i].next < 0 ? NO_RANK : pair_rank(t, sym[i].id, sym[sym[i].next].id);
     if (sym[i].rank != NO_RANK) heap_push(heap, n, (uint64_t)sym[i].rank << 32 | (uint32_t)i);
 }
@@ -276,17 +278,36 @@ done:
     return st;
 }
 
-static uint64_t load(const char *s, size_t n) {
-    uint64_t w = 0;
-    memcpy(&w, s, n);
+static uint64_t load8(const char *s) {
+    uint64_t w;
+    memcpy(&w, s, 8);
     return w;
 }
 
+static uint64_t load4(const char *s) {
+    uint32_t w;
+    memcpy(&w, s, 4);
+    return w;
+}
+
+// Fixed-size loads that overlap, so that no byte behind the word is read.
 static size_t cache_slot(const char *s, size_t n) {
+    const uint64_t k = 0x9E3779B97F4A7C15ull;
     uint64_t h = n;
-    for (; n >= 8; s += 8, n -= 8) h = (h ^ load(s, 8)) * 0x9E3779B97F4A7C15ull, h ^= h >> 29;
-    h = (h ^ load(s, n)) * 0x9E3779B97F4A7C15ull;
-    return (size_t)(h >> 50);
+    if (n >= 8) {
+        for (size_t i = 8; i < n; i += 8) {
+            h = (h ^ load8(s + i - 8)) * k;
+            h ^= h >> 29;
+        }
+        h ^= load8(s + n - 8);
+    } else if (n >= 4) {
+        h ^= load4(s) << 32 | load4(s + n - 4);
+    } else {
+        h ^= (uint64_t)(unsigned char)s[0] << 24 | (uint64_t)(unsigned char)s[n / 2] << 16 |
+             (uint64_t)(unsigned char)s[n - 1] << 8;
+    }
+    h *= k;
+    return (size_t)((h ^ h >> 32) * k >> 50);
 }
 _Static_assert(TOK_CACHE == 1 << (64 - 50), "cache_slot gives as many bits as the cache has");
 

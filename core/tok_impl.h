@@ -43,7 +43,7 @@ struct tok_run {
 struct tok_text {
     char *s; /* owned */
     size_t head, tail, cap;
-    uint64_t dropped; /* bytes dropped so far */
+    uint64_t dropped;     /* bytes dropped so far */
     struct tok_run *runs; /* owned */
     size_t run_head, run_at, n_runs, runs_cap;
 };
@@ -125,17 +125,17 @@ enum status tok_added_put(struct tok_added *a, const struct tokjson_added *token
 
 /* ---- normalizers ---- */
 
-struct tok_form { /* a Unicode normalization form */
-    int options;       /* utf8proc's */
-    uint8_t *starts;   /* owned; bit per code point: normalization never reaches back across it */
-    uint8_t *inert;    /* owned; bit per code point: alone it stays as it is */
+struct tok_form {    /* a Unicode normalization form */
+    int options;     /* utf8proc's */
+    uint8_t *starts; /* owned; bit per code point: normalization never reaches back across it */
+    uint8_t *inert;  /* owned; bit per code point: alone it stays as it is */
 };
 enum status tok_form_init(struct tok_form *f, enum tokjson_norm_kind kind,
                           struct err *e) WARN_UNUSED;
 void tok_form_fini(struct tok_form *f);
 
 struct tok_prefix { /* text put before a piece */
-    const char *s; /* borrowed */
+    const char *s;  /* borrowed */
     size_t n;
     bool unless_there; /* not if the piece begins with it */
 };
@@ -143,7 +143,7 @@ struct tok_prefix { /* text put before a piece */
 /* ---- splits ---- */
 
 struct tok_regex {
-    pcre2_code *code; /* owned */
+    pcre2_code *code;   /* owned */
     size_t look_behind; /* code points a match may look back */
 };
 /* Translates Oniguruma's syntax. Errors: E_UNSUPPORTED names the construct; E_FORMAT. */
@@ -207,13 +207,13 @@ struct tok {
 
     struct tok_added raw_added;
     struct tok_added norm_added;
-    struct tok_form *forms; /* owned [n_norms]; those of other kinds stay zero */
+    struct tok_form *forms;      /* owned [n_norms]; those of other kinds stay zero */
     struct tok_prefix *prefixes; /* owned [n_norms]; likewise */
-    struct tok_split *splits; /* owned [n_splits] */
+    struct tok_split *splits;    /* owned [n_splits] */
     size_t n_splits;
     bool prefix_space;
     size_t prefix_before; /* the space goes in front of this split */
-    bool no_restart; /* a fresh stream in mid-segment would not give the same ids */
+    bool no_restart;      /* a fresh stream in mid-segment would not give the same ids */
     bool never_safe;
 };
 
@@ -223,9 +223,9 @@ struct tok_cached {
     int32_t ids[8];
 };
 
-struct tok_bpe { /* work space of a stream */
+struct tok_bpe {              /* work space of a stream */
     struct tok_cached *cache; /* owned [TOK_CACHE] */
-    int32_t *block; /* owned; result of the last block */
+    int32_t *block;           /* owned; result of the last block */
     size_t n_block, block_cap;
     char *block_text; /* owned; what it was the result of */
     size_t block_n, block_text_cap;
@@ -263,7 +263,7 @@ struct tok_stream {
     int64_t out_end;        /* place of the last id produced */
     struct tok_mark *marks; /* owned; the places that do not follow from lengths, oldest first */
     size_t mark_head, mark_tail, marks_cap;
-    int64_t fed; /* bytes passed to the first stage */
+    int64_t fed;  /* bytes passed to the first stage */
     char held[4]; /* a code point the last feed cut */
     size_t n_held;
     int64_t safe;

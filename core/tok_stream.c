@@ -43,8 +43,8 @@ void tok_note_safe(struct tok_stream *s, int64_t raw) {
     if (s->mid == 0 && !s->t->no_restart && !s->t->never_safe) s->safe = raw;
 }
 
-// Moves what is kept to the front once it is less than what was taken: amortized O(1). A buffer that
-// one long word blew up is given back.
+// Moves what is kept to the front once it is less than what was taken: amortized O(1). A buffer
+// that one long word blew up is given back.
 static void settle_out(struct tok_stream *s) {
     const size_t left = s->out_tail - s->out_head, marks = s->mark_tail - s->mark_head;
     if (left <= s->out_head) {
@@ -104,7 +104,8 @@ int64_t tok_work(const struct tok_stream *s) {
 }
 
 size_t tok_stream_bytes(const struct tok_stream *s) {
-    size_t n = sizeof *s + tok_bpe_bytes(&s->bpe) + s->ids_cap * 4 + s->marks_cap * sizeof *s->marks;
+    size_t n =
+        sizeof *s + tok_bpe_bytes(&s->bpe) + s->ids_cap * 4 + s->marks_cap * sizeof *s->marks;
     for (size_t i = 0; i < s->n_stages; i++) {
         const struct tok_text *t = &s->stages[i].text;
         n += sizeof s->stages[i] + t->cap + t->runs_cap * sizeof *t->runs;

@@ -130,8 +130,7 @@ int64_t tok_text_raw(struct tok_text *t, size_t i, bool *exact) {
     }
     if (r->end < at) r = find_run(t, at - 1);
     const uint64_t behind = blocks_behind(r, at);
-    *exact = r->place == TOK_LINEAR ||
-             (r->place == TOK_BLOCK && r->end - behind * r->unit == at);
+    *exact = r->place == TOK_LINEAR || (r->place == TOK_BLOCK && r->end - behind * r->unit == at);
     return r->place == TOK_LINEAR ? r->raw - (int64_t)(r->end - at)
                                   : r->raw - (int64_t)(behind * r->raw_unit);
 }
