@@ -30,7 +30,6 @@ struct rewrite {
     bool fold;      /* (?i) is on */
     char last_fold; /* last literal under (?i), lower case; 0 when the last atom was none */
     bool can_repeat;
-    bool bytes; /* a pattern over bytes: ASCII only */
     struct err *e;
 };
 
@@ -473,7 +472,7 @@ done:
 enum status tok_regex_init(struct tok_regex *r, const char *pattern, size_t n, bool is_literal,
                            bool bytes, struct err *e) {
     enum status st = OK;
-    struct rewrite w = {.s = pattern, .n = n, .bytes = bytes, .e = e};
+    struct rewrite w = {.s = pattern, .n = n, .e = e};
     sbuf_init(&w.out);
     if (bytes && !plain_ascii(pattern, n)) {
         FAIL(e, E_UNSUPPORTED, "a Split behind ByteLevel with pattern \"%.200s\"", pattern);

@@ -81,12 +81,12 @@ static bool is_punctuation(uint32_t cp) {
     for (size_t i = 0; i < COUNTOF(later_punctuation); i++) {
         if (cp >= later_punctuation[i].first && cp <= later_punctuation[i].last) return false;
     }
-    const int c = utf8proc_category((utf8proc_int32_t)cp);
+    const utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
     return c >= UTF8PROC_CATEGORY_PC && c <= UTF8PROC_CATEGORY_PO && !in_newer("P", cp);
 }
 
 static bool is_numeric(uint32_t cp) {
-    const int c = utf8proc_category((utf8proc_int32_t)cp);
+    const utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
     return c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_NL || c == UTF8PROC_CATEGORY_NO ||
            (c == UTF8PROC_CATEGORY_CN && in_newer("N", cp));
 }
