@@ -91,11 +91,7 @@ bool dev_host_segs_ok(struct dev *d, const struct dev_seg *seg, int n_seg, int64
     int64_t next = 0;
     for (int i = 0; i < n_seg; i++) {
         const struct dev_seg *s = seg + i;
-<<<<<<< HEAD
         bool ok = s->n_row > 0 && s->pos >= 0 && s->n_sink >= 0 &&
-=======
-        bool ok = s->n_row > 0 && s->pos >= 0 && s->n_sink >= 0 && s->low >= 0 &&
->>>>>>> kern
                   (s->low <= s->pos || s->n_sink > 0) && rows_ok(s->first_row, s->n_row, n_row) &&
                   (!cover || s->first_row == next);
         // A key that the segment does not see (low past its end) has no row to check.

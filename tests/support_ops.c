@@ -15,25 +15,15 @@ enum { GUARD_ROWS = 2, GUARD_BYTE = 0xA5 };
 int ops_cpu_list(struct ops_cpu out[8]) {
     int n = 0;
     for (int isa = CPU_PORTABLE; isa <= (int)cpu_isa_best(); isa++) {
-        out[n++] = (struct ops_cpu){(enum cpu_isa)isa, DT_F32, false};
-        out[n++] = (struct ops_cpu){(enum cpu_isa)isa, DT_BF16, false};
+        out[n++] = (struct ops_cpu){(enum cpu_isa)isa, DT_F32};
+        out[n++] = (struct ops_cpu){(enum cpu_isa)isa, DT_BF16};
     }
-#if defined(__x86_64__)
-    if (cpu_isa_best() == CPU_AVX512 && cpu_amx_ready())
-        out[n++] = (struct ops_cpu){CPU_AVX512, DT_BF16, true};
-#endif
     return n;
 }
 
 struct dev *ops_open(const struct ops_cpu *c, int n_thread) {
     struct dev *d = NULL;
     const struct dev_config cfg = {.n_thread = n_thread, .isa = c->isa, .compute = c->compute};
-#if defined(__x86_64__)
-    if (c->no_amx) {
-        assert_int_equal(cpu_open_with(&d, &cpu_kernels_avx512, &cfg, NULL), OK);
-        return d;
-    }
-#endif
     assert_int_equal(dev_open_cpu(&d, &cfg, NULL), OK);
     return d;
 }

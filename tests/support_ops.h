@@ -8,7 +8,6 @@
 struct ops_cpu {
     enum cpu_isa isa;
     enum dtype compute;
-    bool no_amx; /* avx512, bf16: by vdpbf16ps although the machine has tile registers */
 };
 int ops_cpu_list(struct ops_cpu out[8]); /* all that this machine can run */
 

@@ -57,15 +57,15 @@ static const struct dev_ops cpu_ops = {
     .event_wait = dev_host_event_wait,
 };
 
-// In a bf16 run AVX-512 brings AMX along where there is some: the same operation, many times as
-// fast.
+// AMX multiplies bf16 only: a f32 run is AVX-512's.
 static const struct cpu_kernels *kernels_of(enum cpu_isa isa, enum dtype compute) {
     switch (isa) {
 #if defined(__x86_64__)
-    case CPU_AVX512:
-        return compute == DT_BF16 && cpu_amx_ready() ? &cpu_kernels_amx : &cpu_kernels_avx512;
+    case CPU_AMX: return compute == DT_BF16 ? &cpu_kernels_amx : &cpu_kernels_avx512;
+    case CPU_AVX512: return &cpu_kernels_avx512;
     case CPU_AVX2: return &cpu_kernels_avx2;
 #else
+    case CPU_AMX:
     case CPU_AVX512:
     case CPU_AVX2:
 #endif
@@ -92,8 +92,8 @@ enum status cpu_open_with(struct dev **out, const struct cpu_kernels *k, const s
     d->n_thread = c->n_thread;
     d->pairs = bf16 && k->bf16_pairs;
     d->round = bf16 && !k->bf16_pairs;
-    snprintf(d->base.describe, sizeof d->base.describe, "cpu %s%s %s, %d thread%s",
-             cpu_isa_name(k->isa), k->step_multiple > 1 ? " amx" : "", dtype_name(c->compute),
+    snprintf(d->base.describe, sizeof d->base.describe, "cpu %s %s, %d thread%s",
+             cpu_isa_name(k->isa), dtype_name(c->compute),
              c->n_thread, c->n_thread == 1 ? "" : "s");
     *out = &d->base;
     return OK;

@@ -98,7 +98,6 @@ extern const struct cpu_kernels cpu_kernels_portable;
 extern const struct cpu_kernels cpu_kernels_avx2;
 extern const struct cpu_kernels cpu_kernels_avx512;
 extern const struct cpu_kernels cpu_kernels_amx; /* avx512 with bf16 products in tile registers */
-bool cpu_amx_ready(void);                        /* asks the CPU and the operating system */
 #endif
 
 #endif

@@ -4,23 +4,11 @@
  * A slices are [steps / 16][m][16] words, so that a tile of A is a contiguous KiB; B is as ever,
  * its steps a multiple of 16 (zeros behind the end add nothing). An element of C is one chain in
  * ascending k here, too; the hardware's order within a step is fixed. */
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #define AMX __attribute__((target("amx-tile,amx-bf16")))
 
 enum { AMX_STEP = 16, AMX_ROWS = 16 };
 
 // The operating system must allow tile registers first; asking again is harmless.
-bool cpu_amx_ready(void) {
-    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
-    uint32_t a = 0, b = 0, c = 0, d = 0;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-    const uint32_t tile = 1u << 24, bf16 = 1u << 22;
-    if ((d & tile) == 0 || (d & bf16) == 0) return false;
-    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
-}
-
 // gcc's tile intrinsics do not say which memory they read: stores before must not be moved or
 // dropped.
 ALWAYS void memory_is_read(void) {

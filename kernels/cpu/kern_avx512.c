@@ -73,7 +73,7 @@ static void transpose(uint32_t *dst, int64_t ldd, int n_dst, const uint32_t *src
 #include "kernels/cpu/kern_table.inc.h"
 #include "kernels/cpu/kern_amx.inc.h"
 
-const struct cpu_kernels cpu_kernels_amx = {.isa = CPU_AVX512,
+const struct cpu_kernels cpu_kernels_amx = {.isa = CPU_AMX,
                                             .mr = 2 * AMX_ROWS,
                                             .nr = NR,
                                             .bf16_pairs = true,

@@ -211,7 +211,7 @@ int main(int argc, char **argv) {
     if (cpu_isa_best() >= CPU_AVX512) {
         bench_kernels(&cpu_kernels_avx512, DT_F32, n_thread);
         bench_kernels(&cpu_kernels_avx512, DT_BF16, n_thread);
-        if (cpu_amx_ready()) bench_kernels(&cpu_kernels_amx, DT_BF16, n_thread);
+        if (cpu_isa_best() >= CPU_AMX) bench_kernels(&cpu_kernels_amx, DT_BF16, n_thread);
     }
 #endif
     if (cpu_isa_best() == CPU_PORTABLE) bench_kernels(&cpu_kernels_portable, DT_F32, n_thread);
