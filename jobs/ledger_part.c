@@ -325,7 +325,7 @@ enum status ledger_drop_document(struct ledger_part *p, struct err *e) {
         g->unsynced = true;
         g->content_bytes = g->done.content_bytes;
         TRY(ledger_check_segment(ledger_own_path(p, ledger_stream_names[LEDGER_TOKENS]), &g->done,
-                                 g->hash, e));
+                                 true, g->hash, e));
     }
     g->buf.n = g->n_done;
     if (g->committed_bytes > g->content_bytes) g->committed_bytes = g->content_bytes;

@@ -141,7 +141,7 @@ static enum status check_work(struct check *c, int part, struct err *e) {
         sbuf_clear(&c->path);
         ledger_put_work(&c->path, c->dir, part, first->attempt, ledger_stream_names[s]);
         TRY(sbuf_status(&c->path, e));
-        st = ledger_check_segment(c->path.s, &first->point.done[s], NULL, &why);
+        st = ledger_check_segment(c->path.s, &first->point.done[s], false, NULL, &why);
         // Published, or taken over by another attempt, while we were reading.
         if (st == E_NOINPUT) st = OK;
         TRY(judge(c, st, &why, e));
