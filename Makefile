@@ -42,7 +42,9 @@ LIB  := $(OUT)/libbasin.a
 BIN  := $(OUT)/basin
 TEST_SUPPORT := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/support_*.c))
 # Tests that stand in for calls of the system.
-WRAP_test_ledger := -Wl,--wrap=write,--wrap=fsync,--wrap=copy_file_range
+WRAP_ALLOC := -Wl,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign
+WRAP_test_ledger := -Wl,--wrap=write,--wrap=fsync,--wrap=copy_file_range $(WRAP_ALLOC)
+WRAP_test_plan := $(WRAP_ALLOC)
 TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(wildcard tests/test_*.c))
 
 .PHONY: all check-deps

@@ -76,6 +76,8 @@ void ledger_put_done(struct sbuf *path, const char *dir, int part);
 void ledger_put_work(struct sbuf *path, const char *dir, int part, const char *attempt,
                      const char *file); /* attempt and file may be NULL */
 
+bool ledger_has_results(const char *dir, int part, int n_part); /* ledger_is_published() by dir */
+
 /* ---- commits and states (ledger_commit.c) ---- */
 
 void ledger_print_point(const struct ledger_point *p, struct sbuf *line);

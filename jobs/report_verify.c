@@ -191,7 +191,7 @@ enum status report_verify(const char *dir, struct sbuf *findings, bool *ok, stru
     sbuf_init(&c.path);
     TRY(report_open_dir(dir, &c.n_part, e));
     for (int i = 0; i < c.n_part; i++) {
-        const bool published = report_is_published(dir, i, c.n_part);
+        const bool published = ledger_has_results(dir, i, c.n_part);
         c.all_published = c.all_published && published;
         if (published) TRY(check_published(&c, i, e));
         if (!published) TRY(check_work(&c, i, e));

@@ -62,6 +62,7 @@ static enum status document(struct drive *d, int doc, int from, struct err *e) {
         }
         sbuf_clear(&d->line);
         put_line(j, &d->line, d->part, doc, k);
+        TRY(sbuf_status(&d->line, e));
         TRY(ledger_add_open(d->p, d->line.s, d->line.n, e));
         if (j->state_every == 0 || (k + 1) % j->state_every != 0) continue;
         const int n = snprintf(state, sizeof state, "%d %d", doc, k + 1);
@@ -76,10 +77,12 @@ static enum status document(struct drive *d, int doc, int from, struct err *e) {
             "{\"id\":\"p%dd%d\",\"source\":\"p%d\",\"offset\":%d,\"setting\":\"sink\",\"code\":"
             "\"format\",\"message\":\"no\"}\n",
             d->part, doc, d->part, doc);
+        TRY(sbuf_status(&d->line, e));
         TRY(ledger_add(d->p, LEDGER_ERRORS, d->line.s, d->line.n, e));
     } else {
         ledger_close_document(d->p);
         put_line(j, &d->line, d->part, doc, -1);
+        TRY(sbuf_status(&d->line, e));
         TRY(ledger_add(d->p, LEDGER_RESULTS, d->line.s, d->line.n, e));
         d->m.rows++;
         d->m.tokens += doc * 10;

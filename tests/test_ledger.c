@@ -1,6 +1,7 @@
 /* Kills, damage, full disks, two attempts at once: whatever happens, the published files are those
  * of a run that nothing happened to. */
 #include "jobs/ledger_impl.h"
+#include "tests/support_alloc.h"
 #include "tests/support_job.h"
 #include "tests/support_tree.h"
 
@@ -276,6 +277,30 @@ static void test_full_disk(void **state) {
     full_disk(false, true);
     full_disk(true, true);
     tree_remove(kept);
+}
+
+static void no_memory(bool resuming) {
+    for (long k = 1;; k += k < 300 ? 1 : 7) {
+        struct job j = {.dir = out, .attempt = "b", .commit_every = 2, .state_every = 4};
+        struct err e = {.code = OK};
+        if (resuming) tree_copy(kept, out);
+        alloc.calls = 0;
+        alloc.fail_at = k;
+        const enum status st = job_run(&j, &e);
+        const bool reached = alloc.calls >= k;
+        alloc.fail_at = 0;
+        if (st != OK && st != E_NOMEM) fail_msg("allocation %ld: %d %s", k, st, e.msg);
+        must_finish(out, "c");
+        tree_remove(out);
+        if (!reached) break;
+    }
+}
+
+static void test_no_memory(void **state) {
+    (void)state;
+    no_memory(false);
+    make_killed();
+    no_memory(true);
 }
 
 /* ---- two attempts ---- */
@@ -558,6 +583,7 @@ int main(void) {
         cmocka_unit_test_setup(test_flipped_anywhere, clear),
         cmocka_unit_test_setup(test_bad_state_costs_one_document, clear),
         cmocka_unit_test_setup(test_full_disk, clear),
+        cmocka_unit_test_setup(test_no_memory, clear),
         cmocka_unit_test_setup(test_two_attempts, clear),
         cmocka_unit_test_setup(test_held, clear),
         cmocka_unit_test_setup(test_other_job, clear),

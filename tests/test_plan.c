@@ -1,6 +1,7 @@
 #include "base/mem.h"
 #include "io/json.h"
 #include "jobs/plan.h"
+#include "tests/support_alloc.h"
 #include "tests/support_tree.h"
 
 #include <setjmp.h>
@@ -187,6 +188,27 @@ static void test_refused(void **state) {
     assert_refused("[\"k.txt\",\"gone.txt\"]", E_NOINPUT, "$.input[1]: ");
 }
 
+static void test_no_memory(void **state) {
+    (void)state;
+    put("a.txt", 10);
+    put("b.jsonl", 9000);
+    struct manifest *m = manifest("[\"*.txt\",\"*.jsonl\",\"-\"]");
+    for (long k = 1;; k++) {
+        struct plan *p = NULL;
+        int rank_of[32];
+        alloc.calls = 0;
+        alloc.fail_at = k;
+        enum status st = plan_make(&p, m, NULL);
+        if (st == OK) st = plan_deal(p, 3, rank_of, NULL);
+        const bool reached = alloc.calls >= k;
+        alloc.fail_at = 0;
+        plan_free(p);
+        assert_int_equal(st, reached ? E_NOMEM : OK);
+        if (!reached) break;
+    }
+    man_close(m);
+}
+
 static uint32_t next(uint32_t *x) {
     *x = *x * 1664525u + 1013904223u;
     return *x >> 8;
@@ -232,6 +254,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_gathering_and_cutting, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_keys, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_refused, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_no_memory, make_dir, remove_dir),
         cmocka_unit_test(test_deal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
