@@ -68,5 +68,9 @@ $(BIN): $(CMD) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -o $@
 $(OUT)/tests/%: $(OUT)/tests/%.o $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(WRAP_$*) $(LIBS) -lcmocka -o $@
+WRAP_test_file   := -Wl,--wrap=write,--wrap=link,--wrap=copy_file_range,--wrap=flock
+WRAP_test_lz4f   := -Wl,--wrap=write
+WRAP_test_corpus := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign
+WRAP_test_corpus_glob := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 .SECONDARY:
 -include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d)

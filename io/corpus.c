@@ -2,9 +2,9 @@
 #include "io/corpus.h"
 
 #include "base/mem.h"
-#include "io/cursor.h"
+#include "io/cursor_impl.h"
 #include "io/file.h"
-#include "io/scan.h"
+#include "io/scan_impl.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -6,13 +6,14 @@
  *
  * Failures are of two kinds. A document that is not what it should be is E_FORMAT: its `doc` is
  * filled in, and corpus_next() goes on with the document behind it. Anything else (E_IO, E_NOINPUT,
- * E_NOMEM) is a failure of the file or the machine; corpus_next() may be tried again and then
- * begins with the same document. Messages read "SOURCE: byte OFFSET (line N): what"; the line is
- * left out where a slice does not know it.
+ * E_NOMEM) is a failure of the file or the machine: corpus_next() may be tried again and then finds
+ * the same document; after a failed read, corpus_seek() to the document's offset comes first.
+ * Messages read "SOURCE: byte OFFSET (line N): what"; the line is left out where a slice does not
+ * know it.
  *
  * JSON lines: RFC 8259, UTF-8 (a byte order mark in front of the file is skipped), CRLF allowed,
- * blank lines skipped, the last newline optional; see io/scan.h for the limits. Text files: every
- * byte is content, a byte order mark too.
+ * blank lines skipped, the last newline optional; see io/scan_impl.h for the limits. Text files:
+ * every byte is content, a byte order mark too.
  *
  * A struct corpus belongs to one thread at a time. */
 #ifndef BASIN_IO_CORPUS_H
@@ -47,7 +48,8 @@ struct corpus_file {
 
 struct corpus_doc {
     const char *id;     /* borrowed until the next call: the value under id_key (a number as it is
-                           written), else source#offset; the source for TXT */
+                           written), else (none, or behind the fault of a failed line)
+                           source#offset; the source for TXT */
     const char *source; /* borrowed from the corpus_file */
     int64_t offset;     /* of the byte at which the line begins; 0 for TXT */
     bool is_ids;
@@ -107,7 +109,7 @@ struct corpus_list {
 void corpus_list_fini(struct corpus_list *list);
 
 /* Appends the files that `pattern` (relative to base_dir) matches, in bytewise order of `source`,
- * each once. Directories are passed over.
+ * each once. Directories are passed over, links that lead nowhere are an error.
  *
  *   ?      one character       [a-z] [!a-z]  one character of (not of) a set; a [ never closed is
  *   *      any characters                    itself

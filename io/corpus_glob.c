@@ -19,7 +19,7 @@ struct walk {
     size_t n_parts;
     const char *base;        /* borrowed; "" when the pattern is absolute */
     struct sbuf source;      /* matched so far, without a trailing slash */
-    struct sbuf path;        /* scratch: base/source */
+    struct sbuf path;        /* scratch: base/source; corpus_glob() asks whether it ever failed */
     struct corpus_list list; /* found so far */
 };
 
@@ -148,23 +148,26 @@ done:
     return st;
 }
 
-// `source` is complete: a file is a match, anything else is passed over.
+// `source` is complete: a file is a match, a directory or nothing at all is passed over. A file
+// that is there and cannot be looked at is not: leaving it out would lose a document without a
+// word.
 static enum status finish(struct walk *w, struct err *e) {
     struct stat sb;
-    if (w->source.n == 0 || stat(join(w), &sb) != 0 || !S_ISREG(sb.st_mode)) return OK;
-    return add_match(w, sb.st_size, e);
+    if (w->source.n == 0) return OK;
+    const char *path = join(w);
+    if (stat(path, &sb) == 0) return S_ISREG(sb.st_mode) ? add_match(w, sb.st_size, e) : OK;
+    const int why = errno;
+    if ((why == ENOENT || why == ENOTDIR) && lstat(path, &sb) != 0) return OK;
+    return err_errno(e, E_NOINPUT, why, "%s", path);
 }
 
 // A directory that is not a symbolic link: the only kind ** goes into, so that it always ends.
-static bool is_plain_dir(const char *dir, const struct dirent *entry) {
-    if (entry->d_type != DT_UNKNOWN) return entry->d_type == DT_DIR;
-    struct sbuf path;
+static bool is_plain_dir(struct walk *w, const char *dir, const struct dirent *entry) {
     struct stat sb;
-    sbuf_init(&path);
-    sbuf_printf(&path, "%s/%s", dir, entry->d_name);
-    const bool dir_it_is = lstat(sbuf_str(&path), &sb) == 0 && S_ISDIR(sb.st_mode);
-    sbuf_fini(&path);
-    return dir_it_is;
+    if (entry->d_type != DT_UNKNOWN) return entry->d_type == DT_DIR;
+    sbuf_clear(&w->path);
+    sbuf_printf(&w->path, "%s/%s", dir, entry->d_name);
+    return lstat(sbuf_str(&w->path), &sb) == 0 && S_ISDIR(sb.st_mode);
 }
 
 // The entries of the directory `source` against component i, which has wildcards.
@@ -188,7 +191,7 @@ static enum status walk_dir(struct walk *w, size_t i, struct err *e) {
         if (!matches(deep ? "*" : w->part[i], name)) continue;
         if (!deep) {
             TRY(walk_into(w, name, i + 1, e));
-        } else if (is_plain_dir(dir, entry)) {
+        } else if (is_plain_dir(w, dir, entry)) {
             TRY(walk_into(w, name, i, e));
         } else if (last) {
             TRY(walk_into(w, name, i + 1, e));
@@ -293,6 +296,7 @@ enum status corpus_glob(const char *pattern, const char *base_dir, struct corpus
         sbuf_clear(&w->source);
         TRY(split(w, pattern, e));
         TRY(walk_from(w, 0, e));
+        TRY(sbuf_status(&w->path, e));
         if (w->list.n == 0) FAIL(e, E_NOINPUT, "%s: no file matches", pattern);
     }
     TRY(move_unique(list, &w->list, e));

@@ -1,4 +1,4 @@
-#include "io/cursor.h"
+#include "io/cursor_impl.h"
 
 #include "base/mem.h"
 

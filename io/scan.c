@@ -1,5 +1,5 @@
 /* The pieces of which lines are made: texts, ids, messages. The line itself is scan_line.c. */
-#include "io/scan.h"
+#include "io/scan_impl.h"
 
 #include "base/utf8.h"
 

@@ -1,5 +1,5 @@
 /* The grammar of a line: one JSON object, of which one value is wanted. */
-#include "io/scan.h"
+#include "io/scan_impl.h"
 
 #include "base/hash.h"
 

@@ -2,8 +2,8 @@
  *
  * Reads with pread(), so that going back costs one read at most and a descriptor may be shared.
  * Not a mapping: mapped pages would count as resident memory, and a document must not. */
-#ifndef BASIN_IO_CURSOR_H
-#define BASIN_IO_CURSOR_H
+#ifndef BASIN_IO_CURSOR_IMPL_H
+#define BASIN_IO_CURSOR_IMPL_H
 
 #include "base/err.h"
 

@@ -7,12 +7,12 @@
  * Strict: RFC 8259, UTF-8, one object a line, nesting at most 64, at most 4,096 keys of at most
  * 4,096 bytes each in the line's own object and none of them twice (objects inside values are not
  * checked for that), an id of at most 65,536 bytes. */
-#ifndef BASIN_IO_SCAN_H
-#define BASIN_IO_SCAN_H
+#ifndef BASIN_IO_SCAN_IMPL_H
+#define BASIN_IO_SCAN_IMPL_H
 
 #include "base/err.h"
 #include "base/sbuf.h"
-#include "io/cursor.h"
+#include "io/cursor_impl.h"
 
 enum { SCAN_DEPTH = 64, SCAN_KEYS = 4096, SCAN_KEY_BYTES = 4096, SCAN_ID_BYTES = 65536 };
 
