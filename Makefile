@@ -66,6 +66,10 @@ $(LIB): $(OBJ)
 	ar rcs $@ $^
 $(BIN): $(CMD) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -o $@
+# Tests that let the k-th allocation fail.
+WRAP_ALLOC := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign
+WRAP_test_manifest := $(WRAP_ALLOC)
+WRAP_test_safetensors := $(WRAP_ALLOC)
 $(OUT)/tests/%: $(OUT)/tests/%.o $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(WRAP_$*) $(LIBS) -lcmocka -o $@
 WRAP_test_file   := -Wl,--wrap=write,--wrap=link,--wrap=copy_file_range,--wrap=flock

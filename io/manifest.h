@@ -30,7 +30,7 @@ enum man_utf8 { MAN_UTF8_FAIL, MAN_UTF8_REPLACE };
 enum man_bos { MAN_BOS_AUTO, MAN_BOS_TRUE, MAN_BOS_FALSE };
 enum man_dtype { MAN_DTYPE_AUTO, MAN_DTYPE_F32, MAN_DTYPE_BF16 };
 
-/* The words the manifest uses: "score", "sink", "stream", "fail", "auto", "bf16". */
+/* The words the manifest uses: "sink", "stream", "bf16". */
 const char *man_mode_name(enum man_mode v);
 const char *man_prefill_name(enum man_prefill v);
 const char *man_dtype_name(enum man_dtype v);

@@ -54,5 +54,19 @@ bool man_read_section(struct man_reader *r, const struct man_section *s, const s
 
 bool man_given(const struct jnode *object, const char *key);
 void man_require(struct man_reader *r, const struct jnode *object, const char *key);
+bool man_word_is(const struct jnode *object, const char *key, const char *word);
+
+/* Zeroed room in *out (owned) for the elements of a list, or for the single one that stands for a
+ * list of one. Returns their number; 0 (nothing allocated) after a finding or without memory. */
+size_t man_list_length(struct man_reader *r, const struct jnode *v, size_t max, size_t size,
+                       void *out);
+
+/* *key becomes a copy of `value` unless it is set. */
+void man_set_default(struct man_reader *r, char **key, const char *value);
+
+/* The section "cache", and what stands for it where it is not given (manifest_cache.c). */
+extern const struct man_section man_setting_section;
+void man_read_cache(struct man_reader *r, const struct jnode *v);
+void man_default_cache(struct man_reader *r);
 
 #endif

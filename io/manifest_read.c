@@ -223,3 +223,25 @@ bool man_given(const struct jnode *object, const char *key) {
 void man_require(struct man_reader *r, const struct jnode *object, const char *key) {
     if (!man_given(object, key)) man_complain(r, E_FORMAT, key, "is missing");
 }
+
+bool man_word_is(const struct jnode *object, const char *key, const char *word) {
+    const struct jnode *v = json_get(object, key);
+    return v != NULL && json_kind_of(v) == JSON_STR && strcmp(json_str(v, NULL), word) == 0;
+}
+
+size_t man_list_length(struct man_reader *r, const struct jnode *v, size_t max, size_t size,
+                       void *out) {
+    const size_t n = v != NULL && json_kind_of(v) == JSON_ARR ? json_len(v) : 1;
+    if (n == 0 || n > max) {
+        if (n == 0) man_complain(r, E_FORMAT, NULL, "must not be empty");
+        if (n > max) man_complain(r, E_FORMAT, NULL, "%zu elements; at most %zu are read", n, max);
+        return 0;
+    }
+    if (mem_zalloc(out, n, size, NULL) == OK) return n;
+    r->out_of_memory = true;
+    return 0;
+}
+
+void man_set_default(struct man_reader *r, char **key, const char *value) {
+    if (*key == NULL && mem_dup(key, value, strlen(value), NULL) != OK) r->out_of_memory = true;
+}
