@@ -41,10 +41,6 @@ CMD  := $(patsubst %.c,$(OUT)/%.o,$(wildcard cmd/*.c))
 LIB  := $(OUT)/libbasin.a
 BIN  := $(OUT)/basin
 TEST_SUPPORT := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/support_*.c))
-# Tests that stand in for calls of the system.
-WRAP_ALLOC := -Wl,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign
-WRAP_test_ledger := -Wl,--wrap=write,--wrap=fsync,--wrap=copy_file_range $(WRAP_ALLOC)
-WRAP_test_plan := $(WRAP_ALLOC)
 TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(wildcard tests/test_*.c))
 
 .PHONY: all check-deps
@@ -70,6 +66,8 @@ $(BIN): $(CMD) $(LIB)
 WRAP_ALLOC := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign
 WRAP_test_manifest := $(WRAP_ALLOC)
 WRAP_test_safetensors := $(WRAP_ALLOC)
+WRAP_test_plan := $(WRAP_ALLOC)
+WRAP_test_ledger := -Wl,--wrap=write,--wrap=fsync,--wrap=copy_file_range $(WRAP_ALLOC)
 $(OUT)/tests/%: $(OUT)/tests/%.o $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(WRAP_$*) $(LIBS) -lcmocka -o $@
 WRAP_test_file   := -Wl,--wrap=write,--wrap=link,--wrap=copy_file_range,--wrap=flock
