@@ -41,8 +41,6 @@ CMD  := $(patsubst %.c,$(OUT)/%.o,$(wildcard cmd/*.c))
 LIB  := $(OUT)/libbasin.a
 BIN  := $(OUT)/basin
 TEST_SUPPORT := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/support_*.c))
-# Tests that stand in for calls of the system.
-WRAP_test_ledger := -Wl,--wrap=write,--wrap=fsync,--wrap=copy_file_range
 TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(wildcard tests/test_*.c))
 
 .PHONY: all check-deps
@@ -73,6 +71,8 @@ WRAP_test_corpus_glob := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 WRAP_test_tok         := $(WRAP_ALLOC)
 WRAP_test_file        := -Wl,--wrap=write,--wrap=link,--wrap=copy_file_range,--wrap=flock
 WRAP_test_lz4f        := -Wl,--wrap=write
+WRAP_test_plan := $(WRAP_ALLOC)
+WRAP_test_ledger := -Wl,--wrap=write,--wrap=fsync,--wrap=copy_file_range $(WRAP_ALLOC)
 $(OUT)/tests/%: $(OUT)/tests/%.o $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(WRAP_$*) $(LIBS) -lcmocka -o $@
 $(OUT)/tools/bench/%: $(OUT)/tools/bench/%.o $(LIB)
