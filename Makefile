@@ -80,7 +80,7 @@ $(OUT)/tools/bench/%: $(OUT)/tools/bench/%.o $(LIB)
 .SECONDARY:
 -include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d)
 
-.PHONY: setup demo test test-all test-programs asan ubsan tsan lint symbols format install clean help
+.PHONY: setup demo test test-all test-programs asan ubsan tsan valgrind lint format install clean help
 setup: ## install what is missing (Debian packages); without root, print the line to run
 	@tools/setup $(APT_TOOLS) $(APT_LIBS) $(APT_TESTS)
 
@@ -100,6 +100,8 @@ test-all: test ## deeper: every sanitizer, valgrind, long documents, many kills
 asan ubsan: ## the test programs under ASan + UBSan, or UBSan alone
 	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=$@ all test-programs
 	@tools/runtests build/$@
+valgrind: all ## a small run under valgrind's memcheck (portable kernels)
+	@tools/valgrind $(BIN)
 tsan: ## a two-thread run under ThreadSanitizer (clang's OpenMP runtime)
 	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=tsan CC=$(CLANG) all
 	@tools/tsan build/tsan/basin
