@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SPILL_BYTES = 1 << 20, MAX_OWN = 10000 };
+enum { SPILL_BYTES = 1 << 20, MAX_OWN = 10000, MAX_TRIES = 100 };
 
 const char *ledger_own_path(struct ledger_part *p, const char *file) {
     sbuf_clear(&p->path);
@@ -85,39 +85,57 @@ done:
     return st;
 }
 
-static enum status make_own_dir(struct ledger_part *p, bool *no_locks, struct err *e) {
+// E_OUTPUT may pass: the part's folder goes when its last attempt does, perhaps between our making
+// it and our making something in it.
+static enum status make_locked_dir(struct ledger_part *p, const char *work, bool *no_locks,
+                                   struct err *e) {
     enum status st = OK;
-    bool held = false, unsupported = false;
-    struct sbuf work, unnamed, path;
-    sbuf_init(&work);
+    bool held = false;
+    struct sbuf unnamed, path;
     sbuf_init(&unnamed);
     sbuf_init(&path);
-    ledger_put_work(&work, p->l->dir, p->part, NULL, NULL);
-    TRY(sbuf_status(&work, e));
-    sbuf_printf(&path, "%s/x", work.s);
+    sbuf_printf(&path, "%s/x", work);
     TRY(sbuf_status(&path, e));
     TRY(file_temp_path(path.s, &unnamed, e)); // beside x
     sbuf_clear(&path);
     sbuf_printf(&path, "%s/alive", unnamed.s);
     TRY(sbuf_status(&path, e));
-    TRY(file_mkdirs(work.s, e));
+    TRY(file_mkdirs(work, e));
     TRY(file_mkdirs(unnamed.s, e));
-    st = file_lock_try(&p->alive, path.s, &held, &unsupported, e);
+    st = file_lock_try(&p->alive, path.s, &held, no_locks, e);
     if (st == OK) st = name_own_dir(p, unnamed.s, e);
-    if (p->attempt == NULL) forget_tree(unnamed.s);
-    if (st != OK) goto done;
+    if (p->attempt == NULL) {
+        forget_tree(unnamed.s);
+        file_unlock(p->alive);
+        p->alive = NULL;
+    }
+done:
+    sbuf_fini(&unnamed);
+    sbuf_fini(&path);
+    return st;
+}
+
+static enum status make_own_dir(struct ledger_part *p, bool *no_locks, struct err *e) {
+    enum status st = OK;
+    bool unsupported = false;
+    struct sbuf work;
+    sbuf_init(&work);
+    ledger_put_work(&work, p->l->dir, p->part, NULL, NULL);
+    TRY(sbuf_status(&work, e));
+    for (int i = 0; p->attempt == NULL; i++) {
+        struct err why = {.code = OK};
+        st = make_locked_dir(p, work.s, &unsupported, &why);
+        if (st != OK && (st != E_OUTPUT || i == MAX_TRIES)) FAIL(e, st, "%s", why.msg);
+    }
     if (unsupported) *no_locks = true;
     (void)ledger_own_path(p, "the-longest-name-of-all"); // from here on paths need no memory
     TRY(sbuf_status(&p->path, e));
     TRY(file_sync_dir(work.s, e));
-    sbuf_clear(&path);
-    sbuf_printf(&path, "%s/.basin/work", p->l->dir);
-    TRY(sbuf_status(&path, e));
-    TRY(file_sync_dir(path.s, e));
+    work.n = (size_t)(strrchr(work.s, '/') - work.s); // the folder of all parts
+    work.s[work.n] = '\0';
+    TRY(file_sync_dir(work.s, e));
 done:
     sbuf_fini(&work);
-    sbuf_fini(&unnamed);
-    sbuf_fini(&path);
     return st;
 }
 

@@ -6,6 +6,7 @@
 
 #include <dirent.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -13,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -259,6 +262,105 @@ static void test_retry_failed(void **state) {
     sbuf_fini(&text);
 }
 
+/* ---- processes ---- */
+
+// What child i of n processes that begin together does; all must end with 0.
+static void together(int n, int (*body)(int i)) {
+    pid_t children[16];
+    int gate[2];
+    char go = 0;
+    assert_int_equal(pipe(gate), 0);
+    for (int i = 0; i < n; i++) {
+        children[i] = fork();
+        assert_true(children[i] >= 0);
+        if (children[i] != 0) continue;
+        close(gate[1]);
+        while (read(gate[0], &go, 1) > 0) {
+        } // until the other end is closed
+        _exit(body(i));
+    }
+    close(gate[0]);
+    close(gate[1]);
+    for (int i = 0; i < n; i++) {
+        int status = -1;
+        assert_int_equal(waitpid(children[i], &status, 0), children[i]);
+        assert_int_equal(status, 0);
+    }
+}
+
+static int open_same(int i) {
+    struct err e;
+    (void)i;
+    return (int)open_as(job_json, false, JOB_PARTS, &e);
+}
+
+static int open_overwriting(int i) {
+    struct err e;
+    (void)i;
+    return (int)open_as(job_json, true, JOB_PARTS, &e);
+}
+
+static void test_ranks_start_together(void **state) {
+    (void)state;
+    struct err e;
+    for (int round = 0; round < 10; round++) {
+        together(8, open_same);
+        tree_remove(out);
+    }
+    for (int round = 0; round < 10; round++) {
+        assert_int_equal(open_as("{\"identity\":1,\"parts\":[]}", false, 0, &e), OK);
+        together(8, open_overwriting);
+        tree_remove(out);
+    }
+}
+
+static int run_some(int i) {
+    char name[16];
+    struct err e = {.code = OK};
+    snprintf(name, sizeof name, "rank-%d", i);
+    struct job j = {.dir = out, .attempt = name, .commit_every = 1, .state_every = 1};
+    j.ignore_lock = true; // all do everything: as where locks do not work
+    const enum status st = job_run(&j, &e);
+    if (st != OK) fprintf(stderr, "rank %d: %s\n", i, e.msg);
+    return (int)st;
+}
+
+static void test_all_do_everything(void **state) {
+    (void)state;
+    for (int round = 0; round < 5; round++) {
+        together(4, run_some);
+        job_assert_same(out, want);
+        tree_remove(out);
+    }
+}
+
+static void test_kill(void **state) {
+    (void)state;
+    bool done = false;
+    long pause_ns = 200 * 1000;
+    for (int i = 0; !done; i++) {
+        int status = -1;
+        const pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            char name[16];
+            struct err e = {.code = OK};
+            snprintf(name, sizeof name, "try-%d", i);
+            struct job j = {.dir = out, .attempt = name, .commit_every = 1, .state_every = 1};
+            _exit((int)job_run(&j, &e));
+        }
+        const struct timespec pause = {.tv_nsec = pause_ns};
+        nanosleep(&pause, NULL);
+        kill(child, SIGKILL);
+        assert_int_equal(waitpid(child, &status, 0), child);
+        done = WIFEXITED(status);
+        if (done) assert_int_equal(WEXITSTATUS(status), 0);
+        if (pause_ns < 500 * 1000 * 1000)
+            pause_ns += pause_ns / 8; // it comes to an end on any disk
+    }
+    job_assert_same(out, want);
+}
+
 static void test_run_records(void **state) {
     (void)state;
     struct ledger *l = NULL;
@@ -304,6 +406,9 @@ int main(void) {
         cmocka_unit_test_setup(test_foreign_directory, clear),
         cmocka_unit_test_setup(test_overwrite_while_running, clear),
         cmocka_unit_test_setup(test_retry_failed, clear),
+        cmocka_unit_test_setup(test_ranks_start_together, clear),
+        cmocka_unit_test_setup(test_all_do_everything, clear),
+        cmocka_unit_test_setup(test_kill, clear),
         cmocka_unit_test_setup(test_run_records, clear),
         cmocka_unit_test_setup(test_counts_without_record, clear),
     };
