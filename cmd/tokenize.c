@@ -233,7 +233,8 @@ static enum status do_file(struct work *w, const char *path, const char *source,
             goto done;
         }
     }
-    if (w->o->decode && !begins_with_brace(f.fd)) {
+    if (!from_stdin) f.packing = unpack_kind_of(path);
+    if (w->o->decode && f.packing == UNPACK_NONE && !begins_with_brace(f.fd)) {
         if (w->n_doc++ > 0) TRY(put(w, "\n", 1, e));
         TRY(judge(w, decode_numbers(w, f.fd, source, e), source, source, e));
         goto done;
