@@ -163,12 +163,20 @@ static void lose_rest(struct corpus *c, struct corpus_doc *doc, bool begun) {
     c->scan.has_id = false;
 }
 
+// A buffer that ran out of memory keeps saying so; who asks again may have found some.
+static void renew(struct sbuf *b) {
+    if (b->failed) sbuf_fini(b);
+}
+
 static enum status next_line(struct corpus *c, struct corpus_doc *doc, bool *end, struct err *e) {
     enum status st = OK;
     bool found = false;
     *end = c->lost;
     if (c->lost) goto done;
     c->cur.faulty = false;
+    renew(&c->id);
+    renew(&c->scan.id);
+    renew(&c->scan.names);
     st = find_line(c, &doc->offset, &found, e);
     *end = st == OK && !found;
     if (*end) goto done;
