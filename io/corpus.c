@@ -215,16 +215,38 @@ enum status corpus_next(struct corpus *c, struct corpus_doc *doc, bool *end, str
     return OK;
 }
 
+// The newlines in front of `offset`, or of the end where that comes first.
+static enum status count_lines(struct corpus *c, int64_t offset, int64_t *lines, struct err *e) {
+    enum status st = OK;
+    *lines = 0;
+    cursor_seek(&c->cur, 0);
+    while (c->cur.pos < offset) {
+        const char *p;
+        size_t n;
+        TRY(cursor_view(&c->cur, &p, &n, e));
+        if (n == 0) break;
+        if ((int64_t)n > offset - c->cur.pos) n = (size_t)(offset - c->cur.pos);
+        for (size_t i = 0; i < n; i++) *lines += p[i] == '\n';
+        cursor_skip(&c->cur, n);
+    }
+done:
+    return st;
+}
+
 enum status corpus_seek(struct corpus *c, int64_t offset, struct err *e) {
     enum status st = OK;
     struct err why = {.code = OK};
     int before = '\n';
+    int64_t lines = 0;
     const bool txt = c->f.kind == CORPUS_TXT;
     if (offset < c->f.begin || offset > c->f.end || (txt && offset != 0)) {
         FAIL(e, E_ARG, "%s: byte %" PRId64 " is not in this slice", c->f.source, offset);
     }
-    cursor_seek(&c->cur, offset > 0 ? offset - 1 : 0);
-    if (offset > 0) st = cursor_peek(&c->cur, &before, &why);
+    if (c->f.begin == 0) st = count_lines(c, offset, &lines, &why);
+    if (st == OK && offset > 0) {
+        cursor_seek(&c->cur, offset - 1);
+        st = cursor_peek(&c->cur, &before, &why);
+    }
     // Nothing to be had there is what corpus_next() says, of the document that stands for it.
     const bool lost = st == E_FORMAT;
     if (st != OK && !lost) FAIL(e, st, "%s", why.msg);
@@ -235,7 +257,7 @@ enum status corpus_seek(struct corpus *c, int64_t offset, struct err *e) {
     c->next = offset;
     c->mid_line = false;
     c->lost = false;
-    c->line_no = offset == 0 ? 1 : 0;
+    c->line_no = c->f.begin == 0 ? lines + 1 : 0;
     c->where = BETWEEN;
 done:
     return st;

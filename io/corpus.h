@@ -76,9 +76,10 @@ enum status corpus_next(struct corpus *c, struct corpus_doc *doc, bool *end,
                         struct err *e) WARN_UNUSED;
 
 /* Makes the line that begins at `offset` the next document (0 for TXT), e.g. the offset of a
- * document seen before. Messages do not know line numbers afterwards, unless `offset` is 0.
- * A compressed file is decompressed up to there. Errors: E_ARG (outside the slice), E_FORMAT (no
- * line begins there), E_IO, E_NOMEM. */
+ * document seen before. What is read then is the same as without: where a slice knows its lines'
+ * numbers, which is where it begins at 0, all that lies in front is read to count them. A compressed
+ * file is decompressed up to there. Errors: E_ARG (outside the slice), E_FORMAT (no line begins
+ * there), E_IO, E_NOMEM. */
 enum status corpus_seek(struct corpus *c, int64_t offset, struct err *e) WARN_UNUSED;
 
 /* The next bytes of the document's text: whole code points, valid UTF-8, at most cap (>= 4) bytes.

@@ -196,6 +196,28 @@ static void test_seek(void **state) {
     close(f.fd);
 }
 
+// A run that goes on in the middle of a file says the same of a bad line, number and all.
+static void test_seek_knows_lines(void **state) {
+    (void)state;
+    static const char lines[] = "{\"text\":\"a\"}\n\n{\"text\":\"b\"}\r\nnot json\n";
+    struct corpus_file f = corpus_test_bytes(lines, sizeof lines - 1, CORPUS_JSONL);
+    const int64_t offsets[] = {0, 14, 28};
+    for (f.buffer_bytes = 12; f.buffer_bytes < 50; f.buffer_bytes++) {
+        for (size_t i = 0; i < COUNTOF(offsets); i++) {
+            struct corpus *c = NULL;
+            struct sbuf got;
+            sbuf_init(&got);
+            assert_int_equal(corpus_open(&c, &f, NULL), OK);
+            assert_int_equal(corpus_seek(c, offsets[i], NULL), OK);
+            assert_int_equal(corpus_test_print_rest(c, 64, &got, NULL), OK);
+            assert_non_null(strstr(got.s, "!bytes: byte 28 (line 4): expected a JSON object"));
+            corpus_close(c);
+            sbuf_fini(&got);
+        }
+    }
+    close(f.fd);
+}
+
 // One case of tests/data/invalid/corpus. Behind a bad line comes a good one, which must be read.
 static void check_invalid(const char *name, const char *error, struct corpus_file f) {
     struct err e = {.code = OK};
@@ -403,6 +425,7 @@ int main(void) {
         cmocka_unit_test(test_blank_lines),
         cmocka_unit_test(test_slices),
         cmocka_unit_test(test_seek),
+        cmocka_unit_test(test_seek_knows_lines),
         cmocka_unit_test(test_invalid),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_file_errors),
