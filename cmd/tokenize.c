@@ -311,9 +311,9 @@ const struct cmd_sub cmd_tokenize = {
             .max_operands = -1,
             .summary = "texts to token ids, {\"id\",\"token_ids\"} a line, and back with --decode",
             .about =
-                "FILE is .txt, .jsonl or a pattern; without one, or with -, stdin is read. The\n"
-                "lines are themselves an input (\"ids_key\": \"token_ids\"). BOS is put in front\n"
-                "where the tokenizer is configured so.\n",
+                "FILE is .txt, .jsonl (each also .gz, .zst or .lz4) or a pattern; without one, or\n"
+                "with -, stdin is read. The lines are themselves an input (\"ids_key\":\n"
+                "\"token_ids\"). BOS is put in front where the tokenizer is configured so.\n",
             .examples = "  basin tokenize models/smol book.txt > ids.jsonl\n"
                         "  echo 'It was a dark night' | basin tokenize models/smol\n"
                         "  basin tokenize models/smol ids.jsonl --decode --no-special\n"
