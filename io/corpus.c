@@ -305,6 +305,12 @@ enum status corpus_read_ids(struct corpus *c, int32_t *ids, size_t cap, size_t *
     return piece_read(c, st, done, &bad, e);
 }
 
+int64_t corpus_place(const struct corpus *c) {
+    const struct unpack *u = c->cur.front.unpack;
+    if (c->f.packing == UNPACK_NONE) return c->cur.pos;
+    return u != NULL ? unpack_place(u) : 0;
+}
+
 // A file nobody else can name, gone when it is closed.
 static int open_unnamed(const char *dir, struct sbuf *name, struct err *e) {
     int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);

@@ -93,6 +93,10 @@ enum status corpus_read_text(struct corpus *c, char *buf, size_t cap, size_t *n,
 enum status corpus_read_ids(struct corpus *c, int32_t *ids, size_t cap, size_t *n,
                             struct err *e) WARN_UNUSED;
 
+/* How far reading has come, for progress: bytes of the file itself, of a compressed one the
+ * compressed ones. Up to a buffer more than was handed out. */
+int64_t corpus_place(const struct corpus *c);
+
 /* Copies what can still be read from descriptor `from` (a pipe, a terminal) to a file without a
  * name in the directory `dir`. *fd is owned by the caller; give it to corpus_file with *size.
  * Constant memory. Errors: E_OUTPUT (nothing can be created in `dir`), E_IO. */

@@ -71,8 +71,7 @@ void unpack_close(struct unpack *u) {
     mem_free(u);
 }
 
-// Place in the file of the next byte to be decoded.
-static int64_t place(const struct unpack *u) {
+int64_t unpack_place(const struct unpack *u) {
     return u->in_end - (int64_t)(u->in_n - u->in_at);
 }
 
@@ -138,7 +137,8 @@ static void not_a_frame(struct unpack *u) {
         err_fail(&u->fault, E_FORMAT,
                  "%s: compressed byte %" PRId64 ": %" PRId64 " bytes of something else behind the "
                  "last %s %s",
-                 u->f.label, place(u), u->f.size - place(u), u->codec->name, u->codec->frame);
+                 u->f.label, unpack_place(u), u->f.size - unpack_place(u), u->codec->name,
+                 u->codec->frame);
     } else {
         err_fail(&u->fault, E_FORMAT,
                  "%s: compressed byte 0: not %s, which the name's %s stands for%s%s", u->f.label,
@@ -166,7 +166,7 @@ static enum status begin_frame(struct unpack *u, struct err *e) {
     enum status st = OK;
     TRY(fill(u, UNPACK_MAGIC_BYTES, e));
     struct unpack_step s = {.in = u->in + u->in_at, .n_in = u->in_n - u->in_at};
-    u->frame_begin = place(u);
+    u->frame_begin = unpack_place(u);
     u->ended = s.n_in == 0 && u->frames > 0;
     if (u->ended) goto done;
     if (s.n_in == 0) {
@@ -185,7 +185,7 @@ done:
 }
 
 static void check_ratio(struct unpack *u) {
-    const int64_t at = place(u);
+    const int64_t at = unpack_place(u);
     if (u->total_out <= UNPACK_RATIO_FROM || u->total_out / UNPACK_RATIO_MOST < at) return;
     err_fail(&u->fault, E_FORMAT,
              "%s: compressed byte %" PRId64 ": has become %" PRId64
@@ -206,7 +206,7 @@ static enum status step(struct unpack *u, struct err *e) {
     u->out_n += s.made;
     u->total_out += (int64_t)s.made;
     if (st == E_FORMAT) {
-        fault(u, place(u), s.why);
+        fault(u, unpack_place(u), s.why);
         st = OK;
     } else if (st != OK) {
         FAIL(e, st, "%s: out of memory for decompression", u->f.label);

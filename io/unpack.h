@@ -53,4 +53,7 @@ void unpack_close(struct unpack *u);
 enum status unpack_read(struct unpack *u, char *buf, size_t cap, size_t *n,
                         struct err *e) WARN_UNUSED;
 
+/* How many bytes of the file have been decoded. */
+int64_t unpack_place(const struct unpack *u);
+
 #endif

@@ -63,8 +63,7 @@ done:
 static double tokens_in(const struct session *s, const struct plan_slice *sl,
                         double bytes_per_token) {
     const bool packed = sl->file.packing != UNPACK_NONE;
-    const int64_t size = packed ? sl->bytes : sl->file.end - sl->file.begin;
-    const double bytes = (double)(size > 0 ? size : 0) * (packed ? PACKED_RATIO : 1);
+    const double bytes = (double)plan_slice_bytes(sl) * (packed ? PACKED_RATIO : 1);
     const double tokens = bytes / (sl->file.ids_key != NULL ? 5 : bytes_per_token);
     const int64_t limit = s->man->score.limit_tokens;
     // A limit holds per document: it is only known to bite where a file is one document.

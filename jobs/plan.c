@@ -252,6 +252,11 @@ done:
     return st;
 }
 
+int64_t plan_slice_bytes(const struct plan_slice *s) {
+    const int64_t end = s->file.end >= 0 ? s->file.end : s->bytes;
+    return end > s->file.begin ? end - s->file.begin : 0;
+}
+
 /* ---- the deal ---- */
 
 struct weight {

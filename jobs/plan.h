@@ -50,6 +50,9 @@ struct plan {
 enum status plan_make(struct plan **out, const struct manifest *man, struct err *e) WARN_UNUSED;
 void plan_free(struct plan *p);
 
+/* Bytes of a slice as they lie in the file, compressed or not; 0 where they are not known. */
+int64_t plan_slice_bytes(const struct plan_slice *s);
+
 /* rank_of_part int [n_part] written: parts by size, largest first (equal ones in order), each to
  * the rank with the least so far (the lowest of equal ones). Errors: E_ARG (n_rank < 1), E_NOMEM.
  */
