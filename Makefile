@@ -15,9 +15,9 @@ VERSION := 0.1.0
 # The libraries, named once: Debian package -> header that proves it is there.
 APT_LIBS  := libjansson-dev liblz4-dev libxxhash-dev libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev
 APT_TOOLS := gcc make git
-APT_TESTS := libcmocka-dev clang clang-format libclang-rt-14-dev libomp-14-dev valgrind strace bats jq python3 lz4 time
+APT_TESTS := libcmocka-dev clang clang-format libclang-rt-14-dev libomp-14-dev valgrind strace bats jq python3 lz4 zstd time
 HEADERS   := jansson.h lz4frame.h xxhash.h pcre2.h utf8proc.h zlib.h zstd.h
-LIBS      := -ljansson -llz4 -lxxhash -lpcre2-8 -lutf8proc -lm -pthread
+LIBS      := -ljansson -llz4 -lz -lzstd -lxxhash -lpcre2-8 -lutf8proc -lm -pthread
 
 WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wcast-qual -Wvla -Wundef $(if $(WERROR),-Werror)
 CFLAGS  ?= -O2 -g
@@ -67,6 +67,8 @@ WRAP_ALLOC := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memali
 WRAP_test_manifest    := $(WRAP_ALLOC)
 WRAP_test_safetensors := $(WRAP_ALLOC)
 WRAP_test_corpus      := $(WRAP_ALLOC)
+WRAP_test_unpack      := $(WRAP_ALLOC)
+WRAP_test_corpus_packed := $(WRAP_ALLOC)
 WRAP_test_corpus_glob := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 WRAP_test_tok         := $(WRAP_ALLOC)
 WRAP_test_file        := -Wl,--wrap=write,--wrap=link,--wrap=copy_file_range,--wrap=flock

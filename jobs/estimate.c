@@ -18,6 +18,10 @@ enum {
     TOKEN_BYTES = 256        /* of the tokenizer's tables per token, as measured */
 };
 
+/* Bytes of content that a byte of a compressed file is taken for: text with gzip or zstd's usual
+ * levels comes to 3 or 4. */
+static const double PACKED_RATIO = 3.5;
+
 /* Bytes of text a token stands for, from the beginning of the first text of the plan; 4 without one. */
 static enum status sample_text(const struct session *s, double *bytes_per_token, struct err *e) {
     enum status st = OK;
@@ -58,9 +62,9 @@ done:
 
 static double tokens_in(const struct session *s, const struct plan_slice *sl,
                         double bytes_per_token) {
-    const int64_t bytes = sl->file.end - sl->file.begin;
-    const double tokens =
-        (double)(bytes > 0 ? bytes : 0) / (sl->file.ids_key != NULL ? 5 : bytes_per_token);
+    const bool packed = sl->file.packing != UNPACK_NONE;
+    const double bytes = (double)plan_slice_bytes(sl) * (packed ? PACKED_RATIO : 1);
+    const double tokens = bytes / (sl->file.ids_key != NULL ? 5 : bytes_per_token);
     const int64_t limit = s->man->score.limit_tokens;
     // A limit holds per document: it is only known to bite where a file is one document.
     return limit > 0 && sl->file.kind == CORPUS_TXT && tokens > (double)limit ? (double)limit

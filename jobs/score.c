@@ -371,15 +371,16 @@ static enum status stop_here(struct scorer *s, struct err *e) {
     return err_fail(e, E_CANCEL, "stopped on request");
 }
 
-// How far into the part's input the reader is; text of JSON lines is taken for as long as it is written.
+// How far into the part's input the reader is, compressed where that is; text of JSON lines is taken for
+// as long as it is written.
 static int64_t part_bytes(const struct scorer *s) {
     int64_t sum = 0;
     for (int i = 0; i < s->slice && i < s->part->n_slice; i++) {
-        const struct plan_slice *sl = &s->plan->slices[s->part->first_slice + i];
-        sum += sl->file.end > sl->file.begin ? sl->file.end - sl->file.begin : 0;
+        sum += plan_slice_bytes(&s->plan->slices[s->part->first_slice + i]);
     }
     if (s->reader.doc == NULL || s->slice >= s->part->n_slice) return sum;
     const struct plan_slice *sl = &s->plan->slices[s->part->first_slice + s->slice];
+    if (sl->file.packing != UNPACK_NONE) return sum + corpus_place(s->corpus);
     return sum + (s->reader.doc->offset - sl->file.begin) + s->reader.text_pos;
 }
 

@@ -130,6 +130,37 @@ static void test_gathering_and_cutting(void **state) {
     man_close(m);
 }
 
+// A compressed file is a part of its own, of its compressed size, and ends the gathering.
+static void test_compressed(void **state) {
+    (void)state;
+    struct manifest *m = NULL;
+    put("p.txt", 5);
+    put("q.txt.gz", 7);
+    put("r.txt", 5);
+    put("s.jsonl.zst", 5000);
+    put("t.txt.lz4", 0);
+    struct plan *p = plan_of("[\"[p-t].*\"]", &m);
+    assert_printed(
+        p, "[{\"part\":0,\"bytes\":5,\"slices\":[{\"source\":\"p.txt\",\"begin\":0,\"end\":5}]},"
+           "{\"part\":1,\"bytes\":7,\"slices\":[{\"source\":\"q.txt.gz\",\"begin\":0,\"end\":-1}]},"
+           "{\"part\":2,\"bytes\":5,\"slices\":[{\"source\":\"r.txt\",\"begin\":0,\"end\":5}]},"
+           "{\"part\":3,\"bytes\":5000,\"slices\":[{\"source\":\"s.jsonl.zst\",\"begin\":0,"
+           "\"end\":-1}]},"
+           "{\"part\":4,\"bytes\":0,\"slices\":[{\"source\":\"t.txt.lz4\",\"begin\":0,"
+           "\"end\":-1}]}]");
+    assert_int_equal(p->bytes, 5 + 7 + 5 + 5000);
+    const enum unpack_kind kinds[] = {UNPACK_NONE, UNPACK_GZIP, UNPACK_NONE, UNPACK_ZSTD,
+                                      UNPACK_LZ4};
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(p->slices[i].file.packing, kinds[i]);
+        assert_int_equal(plan_slice_bytes(&p->slices[i]), p->parts[i].bytes);
+    }
+    assert_null(p->slices[1].file.text_key);
+    assert_string_equal(p->slices[3].file.text_key, "text");
+    plan_free(p);
+    man_close(m);
+}
+
 static void test_keys(void **state) {
     (void)state;
     struct manifest *m = NULL;
@@ -175,7 +206,7 @@ static void test_refused(void **state) {
     put("k.txt", 1);
     put("k.log", 1);
     put("y.jsonl", 1);
-    put("k.txt.gz", 1);
+    put("k.txt.xz", 1);
     assert_refused("[\"k.txt\",\"*.txt\"]", E_ARG,
                    "k.txt is matched by $.input[0] and by $.input[1]");
     assert_refused("[\"sub/../k.txt\",\"./k.txt\"]", E_ARG, "by $.input[0] and by $.input[1]");
@@ -184,7 +215,7 @@ static void test_refused(void **state) {
     snprintf(input, sizeof input, "[\"k.t?t\",\"y.jsonl\",\"%s/k.txt\"]", dir);
     assert_refused(input, E_ARG, "by $.input[0] and by $.input[2]");
     assert_refused("\"k.log\"", E_ARG, "$.input[0]: ");
-    assert_refused("\"k.txt.gz\"", E_UNSUPPORTED, ".gz");
+    assert_refused("\"k.txt.xz\"", E_UNSUPPORTED, ".xz");
     assert_refused("[\"k.txt\",\"gone.txt\"]", E_NOINPUT, "$.input[1]: ");
 }
 
@@ -251,6 +282,7 @@ static void test_deal(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_gathering_and_cutting, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_compressed, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_keys, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_refused, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_no_memory, make_dir, remove_dir),
