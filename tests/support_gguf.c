@@ -155,9 +155,10 @@ void sw_save(struct sw *w, const char *path) {
 
 uint16_t support_half(double x) {
     int exp = 0;
-    const double m = frexp(fabs(x), &exp); // m in [0.5, 1)
-    const int man = (int)lround(ldexp(m, 11)) - 1024;
-    return (uint16_t)((x < 0 ? 0x8000 : 0) + (exp + 14) * 1024 + man);
+    const double m = frexp(fabs(x), &exp);                       // m in [0.5, 1)
+    const int bits = exp < -13 ? (int)lround(ldexp(m, exp + 24)) // subnormal
+                               : (exp + 14) * 1024 + (int)lround(ldexp(m, 11)) - 1024;
+    return (uint16_t)((x < 0 ? 0x8000 : 0) + bits);
 }
 
 static void put_half(unsigned char *p, double x) {

@@ -38,7 +38,7 @@ void support_write(const char *path, const void *bytes, size_t n);
 /* Random blocks of n elements whose values are about `scale` in size; any type weights may have. */
 void support_blocks(unsigned char *out, int64_t n, enum dtype type, double scale, uint64_t *rng);
 
-/* IEEE half nearest to x, which must be in its normal range. */
+/* IEEE half nearest to x, which must be in its range. */
 uint16_t support_half(double x);
 
 #endif
