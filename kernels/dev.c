@@ -161,9 +161,8 @@ void dev_weight_free(struct wt *w) {
 
 bool dev_src_floats(float *out, const unsigned char *p, enum dtype type, int64_t n) {
     uint32_t bad = 0; // counts exponents of all ones
-    if (dtype_block(type) > 1) {
-        dev_quant_floats(out, p, type, n);
-    } else if (type == DT_F32) {
+    if (dtype_block(type) > 1) return dev_quant_floats(out, p, type, n);
+    if (type == DT_F32) {
         memcpy(out, p, (size_t)n * sizeof *out);
     } else if (type == DT_BF16) {
         for (int64_t i = 0; i < n; i++) {

@@ -32,7 +32,7 @@
 #include "base/dtype.h"
 
 /* Expands n elements, a multiple of dtype_block(type), that begin at p (any alignment).
- * type: DT_Q8_0 or behind it. */
-void dev_quant_floats(float *out, const unsigned char *p, enum dtype type, int64_t n);
+ * type: DT_Q8_0 or behind it. False when one of them is not finite. */
+bool dev_quant_floats(float *out, const unsigned char *p, enum dtype type, int64_t n);
 
 #endif
