@@ -69,6 +69,7 @@ WRAP_ALLOC := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memali
 WRAP_test_manifest    := $(WRAP_ALLOC)
 WRAP_test_safetensors := $(WRAP_ALLOC)
 WRAP_test_gguf        := $(WRAP_ALLOC)
+WRAP_test_model_gguf  := $(WRAP_ALLOC)
 WRAP_test_corpus      := $(WRAP_ALLOC)
 WRAP_test_corpus_glob := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 WRAP_test_tok         := $(WRAP_ALLOC)

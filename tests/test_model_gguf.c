@@ -6,6 +6,7 @@
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "kernels/quant.h"
+#include "tests/alloc_fail.h"
 #include "tests/support_gguf.h"
 #include "tests/support_ops.h"
 #include "tests/support_score.h"
@@ -380,6 +381,31 @@ static void test_rope_freqs_not_positive(void **state) {
     }
 }
 
+static void test_allocations_fail(void **state) {
+    (void)state;
+    char path[128];
+    struct dev *d = ops_open_ref(DT_F32);
+    enum status st = E_NOMEM;
+    long k = 0;
+    snprintf(path, sizeof path, "%s/alloc.gguf", g_dir);
+    convert_fixture(FIXTURES "llama_rope_llama3", path);
+    for (; st != OK && k < 10000; k++) {
+        struct model *m = NULL;
+        struct model_on *on = NULL;
+        struct err e = {0};
+        g_fail_at = k;
+        st = model_open(&m, path, &e);
+        if (st == OK) st = model_on_open(&on, m, d, &e);
+        g_fail_at = -1;
+        if (st != OK && st != E_NOMEM) fail_msg("%s: %s", err_name(st), e.msg);
+        model_on_close(on);
+        model_close(m);
+    }
+    assert_int_equal(st, OK);
+    assert_true(k > 60); // names and keys alone
+    dev_close(d);
+}
+
 /* ---- SmolLM2-135M-Instruct (tools/get-smollm2.sh) */
 
 static double mean(const double *x, int n) {
@@ -421,9 +447,9 @@ static void test_smollm2(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fixtures), cmocka_unit_test(test_every_type),
-        cmocka_unit_test(test_places),   cmocka_unit_test(test_rope_freqs_not_positive),
-        cmocka_unit_test(test_smollm2),
+        cmocka_unit_test(test_fixtures),         cmocka_unit_test(test_every_type),
+        cmocka_unit_test(test_places),           cmocka_unit_test(test_rope_freqs_not_positive),
+        cmocka_unit_test(test_allocations_fail), cmocka_unit_test(test_smollm2),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
