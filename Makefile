@@ -41,8 +41,6 @@ CMD  := $(patsubst %.c,$(OUT)/%.o,$(wildcard cmd/*.c))
 LIB  := $(OUT)/libbasin.a
 BIN  := $(OUT)/basin
 TEST_SUPPORT := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/support_*.c))
-# Tests that stand in for calls of the system.
-WRAP_test_ledger := -Wl,--wrap=write,--wrap=fsync,--wrap=copy_file_range
 TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(wildcard tests/test_*.c))
 
 .PHONY: all check-deps
@@ -75,12 +73,16 @@ WRAP_test_corpus_glob := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 WRAP_test_tok         := $(WRAP_ALLOC)
 WRAP_test_file        := -Wl,--wrap=write,--wrap=link,--wrap=copy_file_range,--wrap=flock
 WRAP_test_lz4f        := -Wl,--wrap=write
+WRAP_test_plan := $(WRAP_ALLOC)
+WRAP_test_ledger := -Wl,--wrap=write,--wrap=fsync,--wrap=copy_file_range $(WRAP_ALLOC)
 $(OUT)/tests/%: $(OUT)/tests/%.o $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(WRAP_$*) $(LIBS) -lcmocka -o $@
+$(OUT)/tools/bench/%: $(OUT)/tools/bench/%.o $(LIB)
+	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -o $@
 .SECONDARY:
 -include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d)
 
-.PHONY: setup demo test test-all test-programs asan ubsan tsan lint symbols format install clean help
+.PHONY: setup demo test test-all test-programs asan ubsan tsan valgrind lint format install clean help
 setup: ## install what is missing (Debian packages); without root, print the line to run
 	@tools/setup $(APT_TOOLS) $(APT_LIBS) $(APT_TESTS)
 
@@ -100,6 +102,8 @@ test-all: test ## deeper: every sanitizer, valgrind, long documents, many kills
 asan ubsan: ## the test programs under ASan + UBSan, or UBSan alone
 	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=$@ all test-programs
 	@tools/runtests build/$@
+valgrind: all ## a small run under valgrind's memcheck (portable kernels)
+	@tools/valgrind $(BIN)
 tsan: ## a two-thread run under ThreadSanitizer (clang's OpenMP runtime)
 	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=tsan CC=$(CLANG) all
 	@tools/tsan build/tsan/basin

@@ -1,11 +1,28 @@
 #include "base/cpu.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
-static const char *const isa_names[] = {"portable", "avx2", "avx512"};
+static const char *const isa_names[] = {"portable", "avx2", "avx512", "amx"};
+
+#if defined(__x86_64__)
+// AMX state is large, so that Linux hands it out on request only; asking again is harmless.
+static bool amx_ready(void) {
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    const uint32_t tile = 1u << 24, bf16 = 1u << 22;
+    if ((d & tile) == 0 || (d & bf16) == 0) return false;
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
+}
+#endif
 
 enum cpu_isa cpu_isa_best(void) {
 #if defined(__x86_64__)
@@ -14,6 +31,7 @@ enum cpu_isa cpu_isa_best(void) {
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bf16");
+    if (avx512 && amx_ready()) return CPU_AMX;
     if (avx512) return CPU_AVX512;
     if (avx2) return CPU_AVX2;
 #endif
@@ -28,7 +46,7 @@ enum status cpu_isa_parse(enum cpu_isa *out, const char *name, struct err *e) {
     const enum cpu_isa best = cpu_isa_best();
     *out = best;
     if (name == NULL || *name == '\0') return OK;
-    for (int i = CPU_PORTABLE; i <= CPU_AVX512; i++) {
+    for (int i = CPU_PORTABLE; i <= CPU_AMX; i++) {
         if (strcmp(name, isa_names[i]) != 0) continue;
         if (i > (int)best) {
             return err_fail(e, E_UNSUPPORTED,
@@ -38,7 +56,7 @@ enum status cpu_isa_parse(enum cpu_isa *out, const char *name, struct err *e) {
         *out = (enum cpu_isa)i;
         return OK;
     }
-    return err_fail(e, E_ARG, "BASIN_CPU=%s: must be portable, avx2 or avx512", name);
+    return err_fail(e, E_ARG, "BASIN_CPU=%s: must be portable, avx2, avx512 or amx", name);
 }
 
 static bool read_line(const char *path, char *line, int cap) {

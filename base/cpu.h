@@ -7,13 +7,14 @@
 enum cpu_isa {
     CPU_PORTABLE, /* plain C */
     CPU_AVX2,     /* AVX2 + FMA + F16C */
-    CPU_AVX512    /* AVX-512 F, BW, VL, DQ and BF16 */
+    CPU_AVX512,   /* AVX-512 F, BW, VL, DQ and BF16 */
+    CPU_AMX       /* the same, and bf16 products in AMX tile registers */
 };
 
 enum cpu_isa cpu_isa_best(void);
 const char *cpu_isa_name(enum cpu_isa isa);
 
-/* Name to isa: "portable", "avx2", "avx512". NULL or "" means the best this CPU has.
+/* Name to isa: "portable", "avx2", "avx512", "amx". NULL or "" means the best this CPU has.
  * Errors: E_ARG (unknown name), E_UNSUPPORTED (this CPU lacks it). */
 enum status cpu_isa_parse(enum cpu_isa *out, const char *name, struct err *e) WARN_UNUSED;
 

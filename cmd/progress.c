@@ -73,10 +73,12 @@ static void put_facts(struct cmd_progress *p) {
         sbuf_puts(b, p->color ? " failed\x1b[0m" : " failed");
     }
     const double pace = tokens_per_second(p), nll = running_nll(p), left = seconds_left(p);
+    sbuf_puts(b, ", ");
+    cmd_text_plural(b, l->tokens, "token");
     if (isfinite(pace)) {
-        sbuf_puts(b, ", ");
+        sbuf_puts(b, " (");
         cmd_text_count(b, (int64_t)(pace + 0.5));
-        sbuf_puts(b, " tokens/s");
+        sbuf_puts(b, "/s)");
     }
     if (isfinite(nll)) sbuf_printf(b, ", nll %.4f", nll);
     if (isfinite(left)) {

@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 
 enum { MAX_BYTES = 16 << 20 };
 
@@ -41,19 +42,19 @@ static void add(struct findings *f, int line, const char *place, bool warning,
     sbuf_fini(&b);
 }
 
-static void add_error(struct findings *f, const char *place, const struct err *e) {
-    const int code = cmd_exit_code(e->code, CMD_FROM_JOB);
-    add(f, f->doc != NULL ? json_line(f->doc, place) : 1, place, false, e->msg);
+static void add_error(struct findings *f, const char *place, enum status st, const char *message) {
+    const int code = cmd_exit_code(st, CMD_FROM_JOB);
+    add(f, f->doc != NULL ? json_line(f->doc, place) : 1, place, false, message);
     if (f->code == CMD_EXIT_OK || f->code == CMD_EXIT_NOINPUT) f->code = code;
 }
 
 // Of a path that may be written as "PATH" or as {"path": "PATH"}.
 static void add_path_error(struct findings *f, const char *place, const struct jnode *v,
-                           const struct err *e) {
+                           enum status st, const char *message) {
     char inner[64];
     const bool object = v != NULL && json_kind_of(v) == JSON_OBJ;
     snprintf(inner, sizeof inner, "%s%s", place, object ? ".path" : "");
-    add_error(f, inner, e);
+    add_error(f, inner, st, message);
 }
 
 /* ---- what the manifest names ---- */
@@ -92,40 +93,55 @@ static void check_model(struct findings *f, const struct manifest *m) {
     sbuf_init(&path);
     man_path(m, m->model_path, &path);
     if (model_open(&model, sbuf_str(&path), &e) != OK) {
-        add_path_error(f, "$.model", v, &e);
+        add_path_error(f, "$.model", v, e.code, e.msg);
     } else {
         check_context(f, m, model_arch(model));
     }
     e.code = OK;
     // One missing directory is one mistake; a corpus of ids needs no tokenizer.
     if (model != NULL && reads_text(m) && tok_open(&tok, sbuf_str(&path), &e) != OK) {
-        add_path_error(f, "$.model", v, &e);
+        add_path_error(f, "$.model", v, e.code, e.msg);
     }
     tok_close(tok);
     model_close(model);
     sbuf_fini(&path);
 }
 
+// The plan's messages begin with a place, "$.input[2]: ". Moves it to `place`, which stays as it is
+// when there is none; returns the rest of the message.
+static const char *take_place(const char *message, char *place, size_t cap) {
+    const char *colon = strstr(message, ": ");
+    if (strncmp(message, "$.input", 7) != 0 || colon == NULL) return message;
+    snprintf(place, cap, "%.*s", (int)(colon - message), message);
+    return colon + 2;
+}
+
 // Every input of a list by itself, so that each missing one is named; then all together.
 static void check_inputs(struct findings *f, const struct manifest *m, struct plan **plan) {
     const int64_t errors = f->errors;
+    char place[48] = "$.input", ignored[48];
     struct err e = {.code = OK};
     const struct jnode *input = f->doc != NULL ? json_get(json_root(f->doc), "input") : NULL;
     const bool list = input != NULL && json_kind_of(input) == JSON_ARR;
     for (size_t i = 0; i < m->n_inputs && list; i++) {
         struct manifest one = *m;
         struct plan *p = NULL;
-        char place[48];
         one.inputs = &m->inputs[i];
         one.n_inputs = 1;
         snprintf(place, sizeof place, "$.input[%zu]", i);
         e.code = OK;
-        if (plan_make(&p, &one, &e) != OK) add_path_error(f, place, json_at(input, i), &e);
+        if (plan_make(&p, &one, &e) != OK) {
+            add_path_error(f, place, json_at(input, i), e.code,
+                           take_place(e.msg, ignored, sizeof ignored)); // it knows one input only
+        }
         plan_free(p);
     }
+    if (f->errors > errors) return;
     e.code = OK;
-    if (f->errors == errors && plan_make(plan, m, &e) != OK) {
-        add_path_error(f, "$.input", input, &e);
+    snprintf(place, sizeof place, "$.input");
+    if (plan_make(plan, m, &e) != OK) {
+        const char *message = take_place(e.msg, place, sizeof place);
+        add_error(f, place, e.code, message);
     }
 }
 

@@ -129,7 +129,8 @@ done:
     return st;
 }
 
-static enum status add_split(struct tok *t, const struct tokjson_pre *p, bool bytes, struct err *e) {
+static enum status add_split(struct tok *t, const struct tokjson_pre *p, bool bytes,
+                             struct err *e) {
     enum status st = OK;
     struct tok_split *s = &t->splits[t->n_splits++];
     s->behavior = p->behavior;

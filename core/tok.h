@@ -1,15 +1,16 @@
 /* Byte-level BPE tokenizers (tokenizer.json), as a stream.
  *
- * Bytes of a document go in, cut anywhere, and ids come out, in bounded memory: exactly the ids that
- * the `tokenizers` library gives for the whole text, without the special tokens that a
+ * Bytes of a document go in, cut anywhere, and ids come out, in bounded memory: exactly the ids
+ * that the `tokenizers` library gives for the whole text, without the special tokens that a
  * post-processor puts around it (see tok_adds_bos).
  *
  *   struct tok is constant after opening: any number of threads may share it.
  *   struct tok_stream belongs to one thread; it borrows its struct tok.
  *
  * Some text cannot be cut before more of it is known: a run of one class of characters is a single
- * word to most patterns. Time stays linear in its length; memory grows with it, about 6 bytes per
- * byte, up to TOK_MAX_STRETCH, beyond which the document fails. */
+ * word to most patterns. Time stays linear in its length; memory grows with it, about 7 bytes per
+ * byte (20 where normalization changes every character), up to TOK_MAX_STRETCH, beyond which the
+ * document fails. */
 #ifndef BASIN_CORE_TOK_H
 #define BASIN_CORE_TOK_H
 

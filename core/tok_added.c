@@ -118,13 +118,14 @@ static enum status take_token(struct tok_stage *g, const struct tokjson_added *k
     size_t stop = at;
     if (k->lstrip) {
         size_t from;
-        while (stop > g->pos && tok_is_space(before(tok_text_at(&g->text), stop, &from))) stop = from;
+        while (stop > g->pos && tok_is_space(before(tok_text_at(&g->text), stop, &from)))
+            stop = from;
     }
     if (g->pos < stop) TRY(tok_stage_send(g, g->pos, stop, e));
     TRY(g->next->ops->end(g->next, e));
     bool exact;
     const int64_t raw = tok_text_raw(&g->text, at + len, &exact);
-    TRY(tok_emit(s, &k->id, 1, raw, e));
+    TRY(tok_emit(s, k->id, raw, e));
     g->pos = g->look = g->want = at + len;
     g->swallow = k->rstrip;
     // A fresh stream begins a segment, as the text behind this token does; but not for one that

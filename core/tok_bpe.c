@@ -85,7 +85,8 @@ enum status tok_bpe_init(struct tok *t, struct err *e) {
             uint32_t cp = 0;
             const unsigned char lead = (unsigned char)k->text.s[c];
             len = lead < 0x80 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-            cp = len == 1 ? lead : (uint32_t)(lead & 0x1F) << 6 | ((unsigned char)k->text.s[c + 1] & 0x3F);
+            cp = len == 1 ? lead
+                          : (uint32_t)(lead & 0x1F) << 6 | ((unsigned char)k->text.s[c + 1] & 0x3F);
             reachable = reachable && len <= 2 && tok_char_byte(cp) >= 0;
         }
         if (!reachable || p->n == 0) continue;
@@ -109,7 +110,6 @@ enum status tok_bpe_stage_init(struct tok_bpe *b, struct err *e) {
 
 void tok_bpe_stage_fini(struct tok_bpe *b) {
     mem_free(b->cache);
-    mem_free(b->ids);
     mem_free(b->block);
     mem_free(b->block_text);
     mem_free(b->heap);
@@ -117,8 +117,8 @@ void tok_bpe_stage_fini(struct tok_bpe *b) {
 }
 
 size_t tok_bpe_bytes(const struct tok_bpe *b) {
-    return TOK_CACHE * sizeof *b->cache + (b->ids_cap + b->block_cap) * 4 + b->block_text_cap +
-           b->heap_cap * 8 + b->symbols_cap * sizeof *b->symbols;
+    return TOK_CACHE * sizeof *b->cache + b->block_cap * 4 + b->block_text_cap + b->heap_cap * 8 +
+           b->symbols_cap * sizeof *b->symbols;
 }
 
 /* ---- one word ---- */
@@ -165,7 +165,8 @@ static void heap_push(uint64_t *h, size_t *n, uint64_t x) {
 }
 
 // Sets the rank of the pair that begins at symbol i and queues it.
-static void rate(const struct tok *t, struct tok_symbol *sym, int32_t i, uint64_t *heap, size_t *n) {
+static void rate(const struct tok *t, struct tok_symbol *sym, int32_t i, uint64_t *heap,
+                 size_t *n) {
     sym[i].rank = sym[i].next < 0 ? NO_RANK : pair_rank(t, sym[i].id, sym[sym[i].next].id);
     if (sym[i].rank != NO_RANK) heap_push(heap, n, (uint64_t)sym[i].rank << 32 | (uint32_t)i);
 }
@@ -224,46 +225,50 @@ done:
     return st;
 }
 
-// Splices the block, which covers text[from, ..), onto b->ids, which cover [0, end) and of which
-// the first k cover [0, from). False when they share no token.
-static bool splice(const struct tok *t, struct tok_bpe *b, size_t k, struct err *e, enum status *st) {
+// Splices the block, which covers text[from, ..), onto the *n_ids ids behind s->out_tail, which
+// cover [0, end) and of which the first k cover [0, from). *joined: they share a token.
+static enum status splice(struct tok_stream *s, size_t k, size_t *n_ids, bool *joined,
+                          struct err *e) {
+    enum status st = OK;
+    const struct tok *t = s->t;
+    const struct tok_bpe *b = &s->bpe;
+    const int32_t *ids = s->ids + s->out_tail;
     size_t i = k, j = 0, at_i = 0, at_j = 0;
-    bool found = k == 0; // then the block is the encoding of everything so far
-    if (found) i = 0;
-    while (!found && i < b->n_ids && j < b->n_block) {
-        if (at_i == at_j && b->ids[i] == b->block[j]) {
-            found = true;
+    *joined = k == 0; // then the block is the encoding of everything so far
+    while (!*joined && i < *n_ids && j < b->n_block) {
+        if (at_i == at_j && ids[i] == b->block[j]) {
+            *joined = true;
         } else if (at_i <= at_j) {
-            at_i += t->pieces[b->ids[i++]].n;
+            at_i += t->pieces[ids[i++]].n;
         } else {
             at_j += t->pieces[b->block[j++]].n;
         }
     }
-    if (!found) return false;
-    *st = mem_grow(&b->ids, &b->ids_cap, i + b->n_block - j, sizeof *b->ids, e);
-    if (*st != OK) return true;
-    memcpy(b->ids + i, b->block + j, (b->n_block - j) * sizeof *b->ids);
-    b->n_ids = i + b->n_block - j;
-    return true;
+    if (!*joined) goto done;
+    *n_ids = i + b->n_block - j;
+    TRY(mem_grow(&s->ids, &s->ids_cap, s->out_tail + *n_ids, sizeof *s->ids, e));
+    memcpy(s->ids + s->out_tail + i, b->block + j, (b->n_block - j) * sizeof *ids);
+done:
+    return st;
 }
 
-static enum status encode_long(struct tok_stream *s, const char *text, size_t n, struct err *e) {
+// The ids are left behind s->out_tail, where the stream wants them: a long word has many.
+static enum status encode_long(struct tok_stream *s, const char *text, size_t n, size_t *n_ids,
+                               struct err *e) {
     enum status st = OK;
-    struct tok_bpe *b = &s->bpe;
     size_t end = n < BLOCK ? n : BLOCK;
-    b->n_ids = 0;
+    bool joined;
+    *n_ids = 0;
     TRY(encode_block(s, text, end, e));
-    (void)splice(s->t, b, 0, e, &st);
-    if (st != OK) goto done;
+    TRY(splice(s, 0, n_ids, &joined, e));
     while (end < n) {
         for (size_t overlap = OVERLAP;; overlap *= 2) {
-            size_t k = b->n_ids, from = end;
-            while (k > 0 && end - from < overlap) from -= s->t->pieces[b->ids[--k]].n;
+            size_t k = *n_ids, from = end;
+            while (k > 0 && end - from < overlap) from -= s->t->pieces[s->ids[s->out_tail + --k]].n;
             const size_t size = end - from + BLOCK - OVERLAP;
             const size_t to = n - from < size ? n : from + size;
             TRY(encode_block(s, text + from, to - from, e));
-            const bool joined = splice(s->t, b, k, e, &st);
-            if (st != OK) goto done;
+            TRY(splice(s, k, n_ids, &joined, e));
             if (!joined) continue; // look further back; from the start it always joins
             end = to;
             break;
@@ -273,55 +278,76 @@ done:
     return st;
 }
 
-static uint64_t load(const char *s, size_t n) {
-    uint64_t w = 0;
-    memcpy(&w, s, n);
+static uint64_t load8(const char *s) {
+    uint64_t w;
+    memcpy(&w, s, 8);
     return w;
 }
 
+static uint64_t load4(const char *s) {
+    uint32_t w;
+    memcpy(&w, s, 4);
+    return w;
+}
+
+// Fixed-size loads that overlap, so that no byte behind the word is read.
 static size_t cache_slot(const char *s, size_t n) {
+    const uint64_t k = 0x9E3779B97F4A7C15ull;
     uint64_t h = n;
-    for (; n >= 8; s += 8, n -= 8) h = (h ^ load(s, 8)) * 0x9E3779B97F4A7C15ull, h ^= h >> 29;
-    h = (h ^ load(s, n)) * 0x9E3779B97F4A7C15ull;
-    return (size_t)(h >> 50);
+    if (n >= 8) {
+        for (size_t i = 8; i < n; i += 8) {
+            h = (h ^ load8(s + i - 8)) * k;
+            h ^= h >> 29;
+        }
+        h ^= load8(s + n - 8);
+    } else if (n >= 4) {
+        h ^= load4(s) << 32 | load4(s + n - 4);
+    } else {
+        h ^= (uint64_t)(unsigned char)s[0] << 24 | (uint64_t)(unsigned char)s[n / 2] << 16 |
+             (uint64_t)(unsigned char)s[n - 1] << 8;
+    }
+    h *= k;
+    return (size_t)((h ^ h >> 32) * k >> 50);
 }
 _Static_assert(TOK_CACHE == 1 << (64 - 50), "cache_slot gives as many bits as the cache has");
 
-// The ids of one word: *ids is borrowed until the next call.
+static void remember(struct tok_cached *c, const char *text, size_t n, const int32_t *ids,
+                     size_t n_ids) {
+    if (n_ids > COUNTOF(c->ids)) return;
+    c->n = (uint8_t)n;
+    c->n_ids = (uint8_t)n_ids;
+    memcpy(c->key, text, n);
+    memcpy(c->ids, ids, n_ids * sizeof *ids);
+}
+
+// The ids of one word: *ids is borrowed until the stream changes.
 static enum status encode(struct tok_stream *s, const char *text, size_t n, const int32_t **ids,
                           size_t *n_ids, struct err *e) {
     enum status st = OK;
     const struct tok *t = s->t;
-    struct tok_bpe *b = &s->bpe;
     struct tok_cached *c = NULL;
     if (n <= sizeof c->key) {
-        c = &b->cache[cache_slot(text, n)];
+        c = &s->bpe.cache[cache_slot(text, n)];
         if (c->n == n && memcmp(c->key, text, n) == 0) {
             *ids = c->ids;
             *n_ids = c->n_ids;
             goto done;
         }
     }
+    const size_t room = s->out_tail + SHORT_WORD;
+    TRY(mem_grow(&s->ids, &s->ids_cap, room, sizeof *s->ids, e));
     const int32_t whole = t->json->ignore_merges ? t->words[word_slot(t, text, n)] : -1;
     if (whole >= 0) {
-        TRY(mem_grow(&b->ids, &b->ids_cap, 1, sizeof *b->ids, e));
-        b->ids[0] = whole;
-        b->n_ids = 1;
+        s->ids[s->out_tail] = whole;
+        *n_ids = 1;
     } else if (n <= SHORT_WORD) {
-        TRY(mem_grow(&b->ids, &b->ids_cap, SHORT_WORD, sizeof *b->ids, e));
         s->work += (int64_t)n;
-        b->n_ids = encode_short(t, text, n, b->ids);
+        *n_ids = encode_short(t, text, n, s->ids + s->out_tail);
     } else {
-        TRY(encode_long(s, text, n, e));
+        TRY(encode_long(s, text, n, n_ids, e));
     }
-    *ids = b->ids;
-    *n_ids = b->n_ids;
-    if (c != NULL && b->n_ids <= COUNTOF(c->ids)) {
-        c->n = (uint8_t)n;
-        c->n_ids = (uint8_t)b->n_ids;
-        memcpy(c->key, text, n);
-        memcpy(c->ids, b->ids, b->n_ids * sizeof *b->ids);
-    }
+    *ids = s->ids + s->out_tail;
+    if (c != NULL) remember(c, text, n, *ids, *n_ids);
 done:
     return st;
 }
@@ -339,12 +365,8 @@ static enum status bpe_whole(struct tok_stage *g, struct tok_span v, struct err 
         goto done;
     }
     TRY(encode(s, v.s, v.n, &ids, &n, e));
-    int64_t raw = v.raw - (int64_t)v.n;
-    for (size_t i = 0; i < n; i++) {
-        raw += s->t->pieces[ids[i]].n;
-        TRY(tok_emit(s, &ids[i], 1, raw, e));
-    }
-    tok_note_safe(s, raw);
+    TRY(tok_emit_word(s, ids, n, v.raw - (int64_t)v.n, v.raw, e));
+    tok_note_safe(s, v.raw);
 done:
     return st;
 }
@@ -366,12 +388,15 @@ static enum status bpe_end(struct tok_stage *g, struct err *e) {
         goto done;
     }
     TRY(encode(s, tok_text_at(&g->text), size, &ids, &n, e));
-    bool exact = false;
-    int64_t raw = 0;
-    for (size_t i = 0; i < n; i++) {
+    const struct tok_span all = tok_text_span(&g->text, 0, size);
+    bool exact = all.n == size && all.place == TOK_LINEAR;
+    int64_t raw = all.raw;
+    if (exact) TRY(tok_emit_word(s, ids, n, raw - (int64_t)size, raw, e));
+    // One by one otherwise. The ids may lie where they are put: reading stays ahead of writing.
+    for (size_t i = 0; i < n && !(all.n == size && all.place == TOK_LINEAR); i++) {
         at += s->t->pieces[ids[i]].n;
         raw = tok_text_raw(&g->text, at, &exact);
-        TRY(tok_emit(s, &ids[i], 1, raw, e));
+        TRY(tok_emit(s, ids[i], raw, e));
     }
     tok_text_drop(&g->text, size);
     if (exact) tok_note_safe(s, raw);

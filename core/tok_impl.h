@@ -35,13 +35,15 @@ struct tok_run {
     uint64_t end; /* counted from the first byte ever appended */
     int64_t raw;
     enum tok_place place;
+    uint32_t unit;     /* blocks of this many bytes each, ... */
+    uint32_t raw_unit; /* ... that stand for so many bytes of the document; 0 while there is one */
 };
 
 /* Text not yet passed on; indices count from the oldest byte kept. Zeroed is empty. */
 struct tok_text {
     char *s; /* owned */
     size_t head, tail, cap;
-    uint64_t dropped; /* bytes dropped so far */
+    uint64_t dropped;     /* bytes dropped so far */
     struct tok_run *runs; /* owned */
     size_t run_head, run_at, n_runs, runs_cap;
 };
@@ -123,17 +125,17 @@ enum status tok_added_put(struct tok_added *a, const struct tokjson_added *token
 
 /* ---- normalizers ---- */
 
-struct tok_form { /* a Unicode normalization form */
-    int options;       /* utf8proc's */
-    uint8_t *starts;   /* owned; bit per code point: normalization never reaches back across it */
-    uint8_t *inert;    /* owned; bit per code point: alone it stays as it is */
+struct tok_form {    /* a Unicode normalization form */
+    int options;     /* utf8proc's */
+    uint8_t *starts; /* owned; bit per code point: normalization never reaches back across it */
+    uint8_t *inert;  /* owned; bit per code point: alone it stays as it is */
 };
 enum status tok_form_init(struct tok_form *f, enum tokjson_norm_kind kind,
                           struct err *e) WARN_UNUSED;
 void tok_form_fini(struct tok_form *f);
 
 struct tok_prefix { /* text put before a piece */
-    const char *s; /* borrowed */
+    const char *s;  /* borrowed */
     size_t n;
     bool unless_there; /* not if the piece begins with it */
 };
@@ -141,7 +143,7 @@ struct tok_prefix { /* text put before a piece */
 /* ---- splits ---- */
 
 struct tok_regex {
-    pcre2_code *code; /* owned */
+    pcre2_code *code;   /* owned */
     size_t look_behind; /* code points a match may look back */
 };
 /* Translates Oniguruma's syntax. Errors: E_UNSUPPORTED names the construct; E_FORMAT. */
@@ -205,13 +207,13 @@ struct tok {
 
     struct tok_added raw_added;
     struct tok_added norm_added;
-    struct tok_form *forms; /* owned [n_norms]; those of other kinds stay zero */
+    struct tok_form *forms;      /* owned [n_norms]; those of other kinds stay zero */
     struct tok_prefix *prefixes; /* owned [n_norms]; likewise */
-    struct tok_split *splits; /* owned [n_splits] */
+    struct tok_split *splits;    /* owned [n_splits] */
     size_t n_splits;
     bool prefix_space;
     size_t prefix_before; /* the space goes in front of this split */
-    bool no_restart; /* a fresh stream in mid-segment would not give the same ids */
+    bool no_restart;      /* a fresh stream in mid-segment would not give the same ids */
     bool never_safe;
 };
 
@@ -221,11 +223,9 @@ struct tok_cached {
     int32_t ids[8];
 };
 
-struct tok_bpe { /* work space of a stream */
+struct tok_bpe {              /* work space of a stream */
     struct tok_cached *cache; /* owned [TOK_CACHE] */
-    int32_t *ids;  /* owned; result of the last word */
-    size_t n_ids, ids_cap;
-    int32_t *block; /* owned; result of the last block */
+    int32_t *block;           /* owned; result of the last block */
     size_t n_block, block_cap;
     char *block_text; /* owned; what it was the result of */
     size_t block_n, block_text_cap;
@@ -242,6 +242,13 @@ size_t tok_bpe_bytes(const struct tok_bpe *b);
 
 /* ---- the stream ---- */
 
+/* An id ends where the one before it ends plus the length of its piece, except where a mark says
+ * otherwise: so ids of one long word cost 4 bytes each, not 12. */
+struct tok_mark {
+    int64_t id; /* counted from the first id of the document */
+    int64_t raw;
+};
+
 struct tok_stream {
     const struct tok *t;      /* borrowed */
     struct tok_stage *stages; /* owned [n_stages] */
@@ -249,10 +256,14 @@ struct tok_stream {
     struct tok_bpe bpe;
     pcre2_match_context *match_context; /* owned */
     pcre2_jit_stack *jit_stack;         /* owned; NULL without JIT */
-    int32_t *ids;                       /* owned; produced, not yet taken */
-    int64_t *ends;
-    size_t out_head, out_tail, ids_cap, ends_cap;
-    int64_t fed; /* bytes passed to the first stage */
+    int32_t *ids; /* owned; [out_head, out_tail) are produced and not yet taken */
+    size_t out_head, out_tail, ids_cap;
+    int64_t n_taken;        /* ids taken so far */
+    int64_t taken_end;      /* place of the last id taken */
+    int64_t out_end;        /* place of the last id produced */
+    struct tok_mark *marks; /* owned; the places that do not follow from lengths, oldest first */
+    size_t mark_head, mark_tail, marks_cap;
+    int64_t fed;  /* bytes passed to the first stage */
     char held[4]; /* a code point the last feed cut */
     size_t n_held;
     int64_t safe;
@@ -263,8 +274,12 @@ struct tok_stream {
     struct tok_text *collect; /* borrowed; when set, text before the added tokens goes there */
 };
 
-enum status tok_emit(struct tok_stream *s, const int32_t *ids, size_t n, int64_t raw,
-                     struct err *e) WARN_UNUSED;
+/* One id that ends at `raw`. */
+enum status tok_emit(struct tok_stream *s, int32_t id, int64_t raw, struct err *e) WARN_UNUSED;
+/* The ids of a word that lies in the document byte for byte, the last one ending at `raw`; `ids`
+ * may be s->ids + s->out_tail. */
+enum status tok_emit_word(struct tok_stream *s, const int32_t *ids, size_t n, int64_t start,
+                          int64_t raw, struct err *e) WARN_UNUSED;
 /* Everything before `raw` has been emitted. */
 void tok_note_safe(struct tok_stream *s, int64_t raw);
 enum status tok_too_long(int64_t raw, struct err *e);

@@ -14,20 +14,45 @@ static bool bit(const uint8_t *bits, uint32_t cp) {
 }
 
 static void set_bit(uint8_t *bits, uint32_t cp, bool on) {
-    if (on) bits[cp >> 3] = (uint8_t)(bits[cp >> 3] | 1u << (cp & 7));
-    else bits[cp >> 3] = (uint8_t)(bits[cp >> 3] & ~(1u << (cp & 7)));
+    if (on)
+        bits[cp >> 3] = (uint8_t)(bits[cp >> 3] | 1u << (cp & 7));
+    else
+        bits[cp >> 3] = (uint8_t)(bits[cp >> 3] & ~(1u << (cp & 7)));
 }
 
 /* ---- Unicode forms ---- */
 
 enum { MAX_ONE = 32 }; // code points one code point can become (18 is the longest)
 
+// The library's tables are those of Unicode 12: it leaves these as they are.
+static bool is_younger(uint32_t cp) {
+    static const struct tok_range r[] = {{0x32FF, 0x32FF},   {0xA7F2, 0xA7F4},   {0xAB69, 0xAB69},
+                                         {0x10781, 0x107BA}, {0x11938, 0x11938}, {0x1E030, 0x1E06D},
+                                         {0x1F16C, 0x1F16C}, {0x1FBF0, 0x1FBF9}};
+    for (size_t i = 0; i < COUNTOF(r); i++) {
+        if (cp >= r[i].first && cp <= r[i].last) return true;
+    }
+    return false;
+}
+
 static size_t decompose_one(uint32_t cp, int options, int32_t out[MAX_ONE]) {
+    const bool hangul = cp >= 0xAC00 && cp <= 0xD7A3; // decomposed by rule, not by table
+    const uint16_t seq = utf8proc_get_property((utf8proc_int32_t)cp)->decomp_seqindex;
+    if ((!hangul && seq == UINT16_MAX) || is_younger(cp)) {
+        out[0] = (int32_t)cp;
+        return 1;
+    }
     int last_boundclass = 0;
     const utf8proc_ssize_t n =
         utf8proc_decompose_char((utf8proc_int32_t)cp, out, MAX_ONE,
                                 (utf8proc_option_t)(options & ~UTF8PROC_COMPOSE), &last_boundclass);
     return n > 0 && n <= MAX_ONE ? (size_t)n : 0;
+}
+
+// UTF8PROC_STABLE: without it code points that Unicode excludes from composition are composed too.
+static size_t compose(int32_t *d, size_t n) {
+    return (size_t)utf8proc_normalize_utf32(
+        d, (utf8proc_ssize_t)n, (utf8proc_option_t)(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
 }
 
 static int ccc(int32_t cp) {
@@ -60,7 +85,7 @@ enum status tok_form_init(struct tok_form *f, enum tokjson_norm_kind kind, struc
         if (n == 0) continue;
         set_bit(f->starts, cp, ccc(d[0]) == 0 && !bit(second, (uint32_t)d[0]));
         if (options[kind] & UTF8PROC_COMPOSE && n > 1) {
-            n = (size_t)utf8proc_normalize_utf32(d, (utf8proc_ssize_t)n, UTF8PROC_COMPOSE);
+            n = compose(d, n);
         }
         set_bit(f->inert, cp, n == 1 && d[0] == (int32_t)cp);
     }
@@ -81,7 +106,8 @@ static enum status order_marks(int32_t *d, size_t n, struct err *e) {
     int32_t *copy = NULL;
     for (size_t i = 0, j; i < n; i = j + (j == i)) {
         bool sorted = true;
-        for (j = i; j < n && ccc(d[j]) != 0; j++) sorted = sorted && (j == i || ccc(d[j - 1]) <= ccc(d[j]));
+        for (j = i; j < n && ccc(d[j]) != 0; j++)
+            sorted = sorted && (j == i || ccc(d[j - 1]) <= ccc(d[j]));
         if (sorted) continue;
         size_t at[257] = {0};
         mem_free(copy);
@@ -112,7 +138,7 @@ static enum status form_piece(struct tok_stage *g, struct tok_span v, struct err
     }
     TRY(order_marks(d, k, e));
     if (f->options & UTF8PROC_COMPOSE) {
-        k = (size_t)utf8proc_normalize_utf32(d, (utf8proc_ssize_t)k, UTF8PROC_COMPOSE);
+        k = compose(d, k);
     }
     TRY(mem_zalloc(&out, k + 1, 4, e));
     for (size_t i = 0; i < k; i++) size += utf8_encode((uint32_t)d[i], out + size);
@@ -215,8 +241,21 @@ const struct tok_stage_ops tok_form_ops = {form_push, tok_stage_whole, form_end}
 
 /* ---- Lowercase ---- */
 
+// Pairs that Unicode 16 added, which utf8proc may not know yet; 0 for all others.
+static uint32_t newer_lower(uint32_t cp) {
+    switch (cp) {
+    case 0x1C89: return 0x1C8A;
+    case 0xA7CB: return 0x264;
+    case 0xA7CC: return 0xA7CD;
+    case 0xA7DA: return 0xA7DB;
+    case 0xA7DC: return 0x19B;
+    default: return cp >= 0x10D50 && cp <= 0x10D65 ? cp + 0x20 : 0;
+    }
+}
+
 // Rust's char::to_lowercase: the simple mapping, but for U+0130, which becomes two characters.
 static size_t lower_one(uint32_t cp, char out[8]) {
+    if (newer_lower(cp) != 0) return utf8_encode(newer_lower(cp), out);
     if (cp != 0x130) return utf8_encode((uint32_t)utf8proc_tolower((utf8proc_int32_t)cp), out);
     memcpy(out, "i\xCC\x87", 3);
     return 3;
@@ -271,7 +310,8 @@ static enum status prefix_push(struct tok_stage *g, struct tok_span v, struct er
         g->begun = true;
         const bool there = p->unless_there && v.n >= p->n && memcmp(v.s, p->s, p->n) == 0;
         const int64_t raw = v.place == TOK_LINEAR ? v.raw - (int64_t)v.n + 1 : v.raw;
-        if (!there) TRY(g->next->ops->push(g->next, (struct tok_span){p->s, p->n, raw, TOK_LOOSE}, e));
+        if (!there)
+            TRY(g->next->ops->push(g->next, (struct tok_span){p->s, p->n, raw, TOK_LOOSE}, e));
     }
     TRY(g->next->ops->push(g->next, v, e));
 done:

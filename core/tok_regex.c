@@ -30,7 +30,6 @@ struct rewrite {
     bool fold;      /* (?i) is on */
     char last_fold; /* last literal under (?i), lower case; 0 when the last atom was none */
     bool can_repeat;
-    bool bytes; /* a pattern over bytes: ASCII only */
     struct err *e;
 };
 
@@ -40,8 +39,9 @@ static enum status refuse(const struct rewrite *w, const char *what) {
                     (int)(left < 16 ? left : 16), w->s + w->i, w->s);
 }
 
-static const char SPACE[] = "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}"
-                            "\\x{2029}\\x{202f}\\x{205f}\\x{3000}";
+static const char SPACE[] =
+    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}"
+    "\\x{2029}\\x{202f}\\x{205f}\\x{3000}";
 static const char NOT_SPACE[] =
     "\\x{0}-\\x{8}\\x{e}-\\x{1f}\\x{21}-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}"
     "\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-"
@@ -66,15 +66,16 @@ static void word(struct rewrite *w) {
     for (size_t i = 0; i < COUNTOF(parts); i++) category(w, parts[i]);
     // Other_Alphabetic outside these, and the superscripts and fractions of Latin-1 that Oniguruma
     // counts in.
-    sbuf_puts(&w->out, "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}"
-                       "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}");
+    sbuf_puts(&w->out,
+              "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}"
+              "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}");
 }
 
 static bool is_category(const char *name) {
-    static const char *const all[] = {"L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me",
-                                      "N",  "Nd", "Nl", "No", "P",  "Pc", "Pd", "Ps", "Pe", "Pi",
-                                      "Pf", "Po", "S",  "Sm", "Sc", "Sk", "So", "Z",  "Zs", "Zl",
-                                      "Zp", "C",  "Cc", "Cf", "Co", "Cn"};
+    static const char *const all[] = {"L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc",
+                                      "Me", "N",  "Nd", "Nl", "No", "P",  "Pc", "Pd", "Ps",
+                                      "Pe", "Pi", "Pf", "Po", "S",  "Sm", "Sc", "Sk", "So",
+                                      "Z",  "Zs", "Zl", "Zp", "C",  "Cc", "Cf", "Co", "Cn"};
     for (size_t i = 0; i < COUNTOF(all); i++) {
         if (strcmp(all[i], name) == 0) return true;
     }
@@ -95,9 +96,8 @@ static enum status property(struct rewrite *w, bool in_class) {
     enum status st = OK;
     bool negate = w->s[w->i] == 'P';
     char text[40];
-    const char *close = w->i + 1 < w->n && w->s[w->i + 1] == '{'
-                            ? memchr(w->s + w->i, '}', w->n - w->i)
-                            : NULL;
+    const char *close =
+        w->i + 1 < w->n && w->s[w->i + 1] == '{' ? memchr(w->s + w->i, '}', w->n - w->i) : NULL;
     const char *from = w->s + w->i + 2;
     if (close == NULL || (size_t)(close - from) >= sizeof text || close == from) {
         st = refuse(w, "property without {name}");
@@ -109,8 +109,9 @@ static enum status property(struct rewrite *w, bool in_class) {
     }
     snprintf(text, sizeof text, "%.*s", (int)(close - from), from);
     const char *name = long_category(text);
-    static const char *const unlike[] = {"Alnum", "Alpha", "Blank", "Cntrl", "Graph", "Lower", "Print",
-                                         "Punct", "Space", "Upper", "XDigit", "Word",  "ASCII", "Any"};
+    static const char *const unlike[] = {"Alnum",  "Alpha", "Blank", "Cntrl", "Graph",
+                                         "Lower",  "Print", "Punct", "Space", "Upper",
+                                         "XDigit", "Word",  "ASCII", "Any"};
     for (size_t i = 0; i < COUNTOF(unlike); i++) {
         if (strcasecmp(unlike[i], name) == 0) {
             st = refuse(w, "property");
@@ -148,11 +149,13 @@ static enum status hex_escape(struct rewrite *w) {
         from++;
         cap = 6;
     }
-    while (from + digits < w->n && digits < cap && strchr("0123456789abcdefABCDEF", w->s[from + digits])) {
+    while (from + digits < w->n && digits < cap &&
+           strchr("0123456789abcdefABCDEF", w->s[from + digits])) {
         digits++;
     }
     const size_t end = from + digits + (braces ? 1 : 0);
-    if (digits == 0 || end > w->n || (braces && w->s[end - 1] != '}') || (kind == 'u' && digits < 4)) {
+    if (digits == 0 || end > w->n || (braces && w->s[end - 1] != '}') ||
+        (kind == 'u' && digits < 4)) {
         return refuse(w, "hexadecimal escape");
     }
     // Oniguruma takes \x80 and above as bytes of UTF-8.
@@ -469,7 +472,7 @@ done:
 enum status tok_regex_init(struct tok_regex *r, const char *pattern, size_t n, bool is_literal,
                            bool bytes, struct err *e) {
     enum status st = OK;
-    struct rewrite w = {.s = pattern, .n = n, .bytes = bytes, .e = e};
+    struct rewrite w = {.s = pattern, .n = n, .e = e};
     sbuf_init(&w.out);
     if (bytes && !plain_ascii(pattern, n)) {
         FAIL(e, E_UNSUPPORTED, "a Split behind ByteLevel with pattern \"%.200s\"", pattern);

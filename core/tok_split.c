@@ -88,8 +88,10 @@ done:
 void tok_class_init(struct tok_split *p) {
     for (int b = 0; b < 256; b++) {
         p->quick[b] = -1;
-        if (p->bytes) p->quick[b] = (int8_t)tok_class_of(p->cls, tok_byte_char((unsigned char)b));
-        else if (b < 0x80) p->quick[b] = (int8_t)tok_class_of(p->cls, (uint32_t)b);
+        if (p->bytes)
+            p->quick[b] = (int8_t)tok_class_of(p->cls, tok_byte_char((unsigned char)b));
+        else if (b < 0x80)
+            p->quick[b] = (int8_t)tok_class_of(p->cls, (uint32_t)b);
     }
 }
 
@@ -105,8 +107,10 @@ static int class_at(const struct tok_split *p, const char *s, size_t n, size_t i
 
 static struct tok_span cut(struct tok_span v, size_t from, size_t to) {
     struct tok_span w = {v.s + from, to - from, v.raw, v.place};
-    if (v.place == TOK_LINEAR) w.raw = v.raw - (int64_t)(v.n - to);
-    else if (to < v.n) w.place = TOK_LOOSE;
+    if (v.place == TOK_LINEAR)
+        w.raw = v.raw - (int64_t)(v.n - to);
+    else if (to < v.n)
+        w.place = TOK_LOOSE;
     return w;
 }
 
@@ -229,7 +233,8 @@ static void forget(struct tok_stage *g) {
     tok_text_drop(&g->text, keep);
     g->pos -= keep;
     g->look -= keep;
-    if (g->last_match != SIZE_MAX) g->last_match = g->last_match >= keep ? g->last_match - keep : SIZE_MAX;
+    if (g->last_match != SIZE_MAX)
+        g->last_match = g->last_match >= keep ? g->last_match - keep : SIZE_MAX;
 }
 
 static enum status regex_run(struct tok_stage *g, bool last, struct err *e) {
@@ -255,7 +260,8 @@ static enum status regex_run(struct tok_stage *g, bool last, struct err *e) {
             goto done;
         } else if (at[0] == at[1] && at[1] == g->last_match) { // empty, right behind the last one
             uint32_t cp;
-            const size_t len = p->bytes ? 1 : utf8_decode(tok_text_at(&g->text) + g->look, n - g->look, &cp);
+            const size_t len =
+                p->bytes ? 1 : utf8_decode(tok_text_at(&g->text) + g->look, n - g->look, &cp);
             g->look += len > 0 ? len : 1;
         } else {
             g->stream->work += (int64_t)(at[1] - g->look);

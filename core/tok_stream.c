@@ -4,28 +4,74 @@
 
 #include <string.h>
 
-enum { SLICE = 65536, JIT_STACK = 1 << 20 };
+enum { SLICE = 65536, JIT_STACK = 1 << 20, MAX_KEPT = 1 << 16 };
 
 /* ---- what comes out ---- */
 
-enum status tok_emit(struct tok_stream *s, const int32_t *ids, size_t n, int64_t raw,
-                     struct err *e) {
+static enum status add_mark(struct tok_stream *s, int64_t id, int64_t raw, struct err *e) {
     enum status st = OK;
-    if (s->out_head == s->out_tail) s->out_head = s->out_tail = 0;
-    if (s->out_tail + n > s->ids_cap || s->out_tail + n > s->ends_cap) {
-        TRY(mem_grow(&s->ids, &s->ids_cap, s->out_tail + n, sizeof *s->ids, e));
-        TRY(mem_grow(&s->ends, &s->ends_cap, s->out_tail + n, sizeof *s->ends, e));
+    if (s->mark_tail > s->mark_head && s->marks[s->mark_tail - 1].id == id) {
+        s->marks[s->mark_tail - 1].raw = raw;
+        goto done;
     }
-    for (size_t i = 0; i < n; i++) {
-        s->ids[s->out_tail] = ids[i];
-        s->ends[s->out_tail++] = raw;
-    }
+    TRY(mem_grow(&s->marks, &s->marks_cap, s->mark_tail + 1, sizeof *s->marks, e));
+    s->marks[s->mark_tail++] = (struct tok_mark){id, raw};
 done:
     return st;
 }
 
+enum status tok_emit_word(struct tok_stream *s, const int32_t *ids, size_t n, int64_t start,
+                          int64_t raw, struct err *e) {
+    enum status st = OK;
+    TRY(mem_grow(&s->ids, &s->ids_cap, s->out_tail + n, sizeof *s->ids, e));
+    if (s->out_end != start) {
+        const int64_t id = s->n_taken + (int64_t)(s->out_tail - s->out_head);
+        TRY(add_mark(s, id, start + s->t->pieces[ids[0]].n, e));
+    }
+    if (ids != s->ids + s->out_tail) memcpy(s->ids + s->out_tail, ids, n * sizeof *ids);
+    s->out_tail += n;
+    s->out_end = raw;
+done:
+    return st;
+}
+
+enum status tok_emit(struct tok_stream *s, int32_t id, int64_t raw, struct err *e) {
+    return tok_emit_word(s, &id, 1, raw - s->t->pieces[id].n, raw, e);
+}
+
 void tok_note_safe(struct tok_stream *s, int64_t raw) {
     if (s->mid == 0 && !s->t->no_restart && !s->t->never_safe) s->safe = raw;
+}
+
+// Moves what is kept to the front once it is less than what was taken: amortized O(1). A buffer
+// that one long word blew up is given back.
+static void settle_out(struct tok_stream *s) {
+    const size_t left = s->out_tail - s->out_head, marks = s->mark_tail - s->mark_head;
+    if (left <= s->out_head) {
+        memmove(s->ids, s->ids + s->out_head, left * sizeof *s->ids);
+        s->out_head = 0;
+        s->out_tail = left;
+        if (left <= 1 && s->ids_cap > MAX_KEPT) {
+            struct err ignored = {0};
+            int32_t *small = NULL;
+            size_t cap = 0;
+            if (mem_grow(&small, &cap, 16, sizeof *small, &ignored) == OK) {
+                memcpy(small, s->ids, left * sizeof *small);
+                mem_free(s->ids);
+                s->ids = small;
+                s->ids_cap = cap;
+            }
+        }
+    }
+    if (marks == 0 && s->marks_cap > MAX_KEPT) {
+        mem_free(s->marks);
+        s->marks = NULL;
+        s->marks_cap = s->mark_head = s->mark_tail = 0;
+    } else if (marks <= s->mark_head && s->mark_head > 0) {
+        memmove(s->marks, s->marks + s->mark_head, marks * sizeof *s->marks);
+        s->mark_head = 0;
+        s->mark_tail = marks;
+    }
 }
 
 // The last id waits until the next one or the end: only then is it known whether it also covers
@@ -34,18 +80,18 @@ size_t tok_take(struct tok_stream *s, int32_t *ids, int64_t *end_bytes, size_t c
     size_t n = s->out_tail - s->out_head;
     if (!s->finished && n > 0) n--;
     if (n > cap) n = cap;
-    if (n > 0) {
-        memcpy(ids, s->ids + s->out_head, n * sizeof *ids);
-        if (end_bytes != NULL) memcpy(end_bytes, s->ends + s->out_head, n * sizeof *end_bytes);
+    if (n == 0) return 0;
+    memcpy(ids, s->ids + s->out_head, n * sizeof *ids);
+    for (size_t i = 0; i < n; i++) {
+        s->taken_end += s->t->pieces[ids[i]].n;
+        if (s->mark_head < s->mark_tail && s->marks[s->mark_head].id == s->n_taken) {
+            s->taken_end = s->marks[s->mark_head++].raw;
+        }
+        s->n_taken++;
+        if (end_bytes != NULL) end_bytes[i] = s->taken_end;
     }
     s->out_head += n;
-    if (s->out_head > SLICE && s->out_tail - s->out_head < s->out_head) { // amortized O(1)
-        const size_t left = s->out_tail - s->out_head;
-        memmove(s->ids, s->ids + s->out_head, left * sizeof *s->ids);
-        memmove(s->ends, s->ends + s->out_head, left * sizeof *s->ends);
-        s->out_head = 0;
-        s->out_tail = left;
-    }
+    settle_out(s);
     return n;
 }
 
@@ -58,7 +104,8 @@ int64_t tok_work(const struct tok_stream *s) {
 }
 
 size_t tok_stream_bytes(const struct tok_stream *s) {
-    size_t n = sizeof *s + tok_bpe_bytes(&s->bpe) + s->ids_cap * 4 + s->ends_cap * 8;
+    size_t n =
+        sizeof *s + tok_bpe_bytes(&s->bpe) + s->ids_cap * 4 + s->marks_cap * sizeof *s->marks;
     for (size_t i = 0; i < s->n_stages; i++) {
         const struct tok_text *t = &s->stages[i].text;
         n += sizeof s->stages[i] + t->cap + t->runs_cap * sizeof *t->runs;
@@ -172,7 +219,7 @@ void tok_stream_close(struct tok_stream *s) {
     pcre2_jit_stack_free(s->jit_stack);
     tok_bpe_stage_fini(&s->bpe);
     mem_free(s->ids);
-    mem_free(s->ends);
+    mem_free(s->marks);
     mem_free(s);
 }
 
@@ -185,7 +232,8 @@ void tok_stream_reset(struct tok_stream *s) {
         g->last_match = SIZE_MAX;
         g->open = g->mid = g->was_word = g->swallow = g->begun = g->sent_exact = false;
     }
-    s->out_head = s->out_tail = 0;
+    s->out_head = s->out_tail = s->mark_head = s->mark_tail = 0;
+    s->n_taken = s->taken_end = s->out_end = 0;
     s->fed = s->safe = s->work = 0;
     s->n_held = 0;
     s->mid = 0;
@@ -276,7 +324,9 @@ enum status tok_finish(struct tok_stream *s, struct err *e) {
         goto done;
     }
     TRY(s->stages->ops->end(s->stages, e));
-    if (s->out_tail > s->out_head) s->ends[s->out_tail - 1] = s->fed;
+    if (s->out_tail > s->out_head && s->out_end != s->fed) {
+        TRY(add_mark(s, s->n_taken + (int64_t)(s->out_tail - s->out_head) - 1, s->fed, e));
+    }
     s->safe = s->fed;
     s->finished = true;
 done:

@@ -18,6 +18,11 @@ void tok_text_clear(struct tok_text *t) {
         t->s = NULL;
         t->cap = 0;
     }
+    if (t->runs_cap > 1 << 14) {
+        mem_free(t->runs);
+        t->runs = NULL;
+        t->runs_cap = 0;
+    }
 }
 
 enum status tok_too_long(int64_t raw, struct err *e) {
@@ -41,6 +46,24 @@ static void settle(struct tok_text *t) {
     }
 }
 
+// Lets the newest run take the span in, if it goes on in the same way.
+static bool extend(struct tok_text *t, struct tok_span v, uint64_t end) {
+    if (t->n_runs == t->run_head) return false;
+    struct tok_run *r = &t->runs[t->n_runs - 1];
+    if (r->place != v.place || v.place == TOK_LOOSE) return false;
+    const int64_t step = v.raw - r->raw;
+    if (v.place == TOK_LINEAR) {
+        if (step != (int64_t)v.n) return false;
+    } else {
+        if (v.n != r->unit || step <= 0 || step > UINT32_MAX) return false;
+        if (r->raw_unit != 0 && r->raw_unit != step) return false;
+        r->raw_unit = (uint32_t)step;
+    }
+    r->end = end;
+    r->raw = v.raw;
+    return true;
+}
+
 enum status tok_text_add(struct tok_text *t, struct tok_span v, struct err *e) {
     enum status st = OK;
     if (v.n == 0) goto done;
@@ -55,13 +78,8 @@ enum status tok_text_add(struct tok_text *t, struct tok_span v, struct err *e) {
     memcpy(t->s + t->tail, v.s, v.n);
     t->tail += v.n;
     const uint64_t end = t->dropped + tok_text_n(t);
-    struct tok_run *last = t->n_runs > t->run_head ? &t->runs[t->n_runs - 1] : NULL;
-    if (last != NULL && last->place == TOK_LINEAR && v.place == TOK_LINEAR &&
-        last->raw + (int64_t)v.n == v.raw) {
-        last->end = end;
-        last->raw = v.raw;
-    } else {
-        t->runs[t->n_runs++] = (struct tok_run){end, v.raw, v.place};
+    if (!extend(t, v, end)) {
+        t->runs[t->n_runs++] = (struct tok_run){end, v.raw, v.place, (uint32_t)v.n, 0};
     }
 done:
     return st;
@@ -82,14 +100,21 @@ static const struct tok_run *find_run(struct tok_text *t, uint64_t at) {
     return &t->runs[t->run_at];
 }
 
+// How many whole blocks lie between the one that holds the byte before `at` and the run's end.
+static uint64_t blocks_behind(const struct tok_run *r, uint64_t at) {
+    return r->raw_unit > 0 ? (r->end - at) / r->unit : 0;
+}
+
 struct tok_span tok_text_span(struct tok_text *t, size_t from, size_t to) {
     const struct tok_run *r = find_run(t, t->dropped + from);
-    const uint64_t end = t->dropped + to;
-    struct tok_span v = {tok_text_at(t) + from, to - from, r->raw, r->place};
-    if (r->end <= end) {
-        v.n = (size_t)(r->end - t->dropped) - from;
+    const uint64_t behind = blocks_behind(r, t->dropped + from + 1);
+    const uint64_t run_end = r->end - behind * r->unit, end = t->dropped + to;
+    const int64_t raw = r->raw - (int64_t)(behind * r->raw_unit);
+    struct tok_span v = {tok_text_at(t) + from, to - from, raw, r->place};
+    if (run_end <= end) {
+        v.n = (size_t)(run_end - t->dropped) - from;
     } else if (r->place == TOK_LINEAR) {
-        v.raw = r->raw - (int64_t)(r->end - end);
+        v.raw = raw - (int64_t)(run_end - end);
     } else {
         v.place = TOK_LOOSE;
     }
@@ -98,19 +123,16 @@ struct tok_span tok_text_span(struct tok_text *t, size_t from, size_t to) {
 
 int64_t tok_text_raw(struct tok_text *t, size_t i, bool *exact) {
     const uint64_t at = t->dropped + i;
+    const struct tok_run *r = &t->runs[t->run_head];
     if (at == 0) { // nothing before: only the start of a linear run is known
-        const struct tok_run *r = &t->runs[t->run_head];
         *exact = r->place == TOK_LINEAR;
         return *exact ? r->raw - (int64_t)r->end : r->raw;
     }
-    const struct tok_run *r;
-    if (t->runs[t->run_head].end < at) {
-        r = find_run(t, at - 1);
-    } else {
-        r = &t->runs[t->run_head];
-    }
-    *exact = r->place == TOK_LINEAR || (r->place == TOK_BLOCK && r->end == at);
-    return r->place == TOK_LINEAR ? r->raw - (int64_t)(r->end - at) : r->raw;
+    if (r->end < at) r = find_run(t, at - 1);
+    const uint64_t behind = blocks_behind(r, at);
+    *exact = r->place == TOK_LINEAR || (r->place == TOK_BLOCK && r->end - behind * r->unit == at);
+    return r->place == TOK_LINEAR ? r->raw - (int64_t)(r->end - at)
+                                  : r->raw - (int64_t)(behind * r->raw_unit);
 }
 
 enum status tok_stage_whole(struct tok_stage *g, struct tok_span v, struct err *e) {

@@ -1,6 +1,5 @@
 #include "core/tok_impl.h"
 
-#include <string.h>
 #include <utf8proc.h>
 
 /* GPT-2's table: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and up. */
@@ -52,8 +51,7 @@ bool tok_is_word(uint32_t cp) {
     case UTF8PROC_CATEGORY_ND:
     case UTF8PROC_CATEGORY_NL:
     case UTF8PROC_CATEGORY_PC: return true;
-    case UTF8PROC_CATEGORY_CN:
-        return in_newer("L", cp) || in_newer("M", cp) || in_newer("Nd", cp);
+    case UTF8PROC_CATEGORY_CN: return in_newer("L", cp) || in_newer("M", cp) || in_newer("Nd", cp);
     default: break;
     }
     // Join_Control, and Other_Alphabetic outside the above.
@@ -62,17 +60,33 @@ bool tok_is_word(uint32_t cp) {
            (cp >= 0x1F170 && cp <= 0x1F189);
 }
 
+/* The library decides about punctuation by tables of Unicode 8; this is what came later. */
+static const struct tok_range later_punctuation[] = {
+    {0x61D, 0x61D},     {0x9FD, 0x9FD},     {0xA76, 0xA76},     {0xC77, 0xC77},
+    {0xC84, 0xC84},     {0x1B7D, 0x1B7E},   {0x2E43, 0x2E4F},   {0x2E52, 0x2E5D},
+    {0x10EAD, 0x10EAD}, {0x10F55, 0x10F59}, {0x10F86, 0x10F89}, {0x1144B, 0x1144F},
+    {0x1145A, 0x1145B}, {0x1145D, 0x1145D}, {0x11660, 0x1166C}, {0x116B9, 0x116B9},
+    {0x1183B, 0x1183B}, {0x11944, 0x11946}, {0x119E2, 0x119E2}, {0x11A3F, 0x11A46},
+    {0x11A9A, 0x11A9C}, {0x11A9E, 0x11AA2}, {0x11B00, 0x11B09}, {0x11C41, 0x11C45},
+    {0x11C70, 0x11C71}, {0x11EF7, 0x11EF8}, {0x11F43, 0x11F4F}, {0x11FFF, 0x11FFF},
+    {0x12FF1, 0x12FF2}, {0x16E97, 0x16E9A}, {0x16FE2, 0x16FE2}, {0x1E95E, 0x1E95F},
+};
+
 static bool is_punctuation(uint32_t cp) {
     if (cp < 0x80) {
         return (cp >= 0x21 && cp <= 0x2F) || (cp >= 0x3A && cp <= 0x40) ||
                (cp >= 0x5B && cp <= 0x60) || (cp >= 0x7B && cp <= 0x7E);
     }
-    const int c = utf8proc_category((utf8proc_int32_t)cp);
-    return c >= UTF8PROC_CATEGORY_PC && c <= UTF8PROC_CATEGORY_PO;
+    if (cp == 0x166D || cp == 0x111C9) return true; // they became symbol and mark
+    for (size_t i = 0; i < COUNTOF(later_punctuation); i++) {
+        if (cp >= later_punctuation[i].first && cp <= later_punctuation[i].last) return false;
+    }
+    const utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
+    return c >= UTF8PROC_CATEGORY_PC && c <= UTF8PROC_CATEGORY_PO && !in_newer("P", cp);
 }
 
 static bool is_numeric(uint32_t cp) {
-    const int c = utf8proc_category((utf8proc_int32_t)cp);
+    const utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
     return c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_NL || c == UTF8PROC_CATEGORY_NO ||
            (c == UTF8PROC_CATEGORY_CN && in_newer("N", cp));
 }
@@ -85,10 +99,4 @@ int tok_class_of(enum tok_class c, uint32_t cp) {
     case TOK_CLASS_WORD: break;
     }
     return tok_is_space(cp) ? 0 : tok_is_word(cp) ? 1 : 2;
-}
-
-const struct tok_range *tok_newer_ranges(const char *category, size_t *n) {
-    (void)category;
-    *n = 0;
-    return NULL;
 }

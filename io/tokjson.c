@@ -6,7 +6,6 @@
 #include "io/json.h"
 #include "io/tokjson_impl.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -23,80 +22,6 @@ struct reading {
     struct tokjson_map added; /* owned: text -> id, added tokens */
     int32_t template_bos;     /* -1 when the post-processor puts nothing first */
 };
-
-/* ---- small readers ---- */
-
-enum status tokjson_map_init(struct tokjson_map *m, size_t n, struct err *e) {
-    m->cap = 16;
-    while (m->cap < n * 2) m->cap *= 2;
-    return mem_zalloc(&m->slots, m->cap, sizeof *m->slots, e);
-}
-
-void tokjson_map_fini(struct tokjson_map *m) {
-    mem_free(m->slots);
-    m->slots = NULL;
-}
-
-static size_t map_slot(const struct tokjson_map *m, const char *s, size_t n) {
-    size_t i = (size_t)hash_64(s, n) & (m->cap - 1);
-    while (m->slots[i].key.s != NULL &&
-           (m->slots[i].key.n != n || memcmp(m->slots[i].key.s, s, n) != 0)) {
-        i = (i + 1) & (m->cap - 1);
-    }
-    return i;
-}
-
-void tokjson_map_put(struct tokjson_map *m, struct tokjson_str key, int32_t value) {
-    const size_t i = map_slot(m, key.s, key.n);
-    m->slots[i].key = key;
-    m->slots[i].value = value;
-}
-
-int32_t tokjson_map_get(const struct tokjson_map *m, const char *s, size_t n) {
-    if (m->slots == NULL) return -1;
-    const size_t i = map_slot(m, s, n);
-    return m->slots[i].key.s != NULL ? m->slots[i].value : -1;
-}
-
-enum status tokjson_fail(const struct json *j, struct err *e, enum status code, const char *path,
-                         const char *fmt, ...) {
-    char text[384];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    return err_fail(e, code, "%s:%d: %s: %s", json_borrow_label(j), json_line(j, path), path, text);
-}
-
-enum status tokjson_want(const struct json *j, const struct jnode *v, const char *path,
-                         enum json_kind kind, struct err *e) {
-    if (v == NULL) return tokjson_fail(j, e, E_FORMAT, path, "missing");
-    if (json_kind_of(v) == kind) return OK;
-    return tokjson_fail(j, e, E_FORMAT, path, "must be %s, not %s", json_kind_name(kind),
-                        json_kind_name(json_kind_of(v)));
-}
-
-enum status tokjson_bool(const struct json *j, const struct jnode *v, const char *path,
-                         const char *key, bool fallback, bool *out, struct err *e) {
-    const struct jnode *m = json_get(v, key);
-    *out = fallback;
-    if (m == NULL || json_kind_of(m) == JSON_NIL) return OK;
-    char at[128];
-    snprintf(at, sizeof at, "%s.%s", path, key);
-    const enum status st = tokjson_want(j, m, at, JSON_BOOL, e);
-    if (st == OK) *out = json_bool(m);
-    return st;
-}
-
-enum status tokjson_string(const struct json *j, const struct jnode *v, const char *path,
-                           const char *key, struct tokjson_str *out, struct err *e) {
-    char at[128];
-    snprintf(at, sizeof at, "%s.%s", path, key);
-    const struct jnode *m = json_get(v, key);
-    const enum status st = tokjson_want(j, m, at, JSON_STR, e);
-    if (st == OK) out->s = json_str(m, &out->n);
-    return st;
-}
 
 static enum status read_id(const struct json *j, const struct jnode *v, const char *path,
                            const char *name, int32_t *out, struct err *e) {

@@ -10,7 +10,7 @@ struct tokjson_map {
     struct {
         struct tokjson_str key;
         int32_t value;
-    } *slots;
+    } * slots;
     size_t cap; /* power of two, at least twice the number of entries */
 };
 enum status tokjson_map_init(struct tokjson_map *m, size_t n, struct err *e) WARN_UNUSED;
@@ -31,6 +31,7 @@ enum status tokjson_want(const struct json *j, const struct jnode *v, const char
                          enum json_kind kind, struct err *e) WARN_UNUSED;
 
 /* The normalizer and pre_tokenizer trees, flattened; the decoder is checked only. */
-enum status tokjson_read_pipeline(struct tokjson *t, const struct json *j, struct err *e) WARN_UNUSED;
+enum status tokjson_read_pipeline(struct tokjson *t, const struct json *j,
+                                  struct err *e) WARN_UNUSED;
 
 #endif

@@ -12,7 +12,9 @@ enum {
     SAMPLE_BYTES = 1 << 16,
     PROBE_ROWS = 512,
     PROCESS_BYTES = 6 << 20, /* program, libraries, stacks */
-    READER_BYTES = 3 << 20,  /* buffers of input, tokenizer and output */
+    READER_BYTES = 3 << 20,  /* buffers of input and of rows */
+    BLOCK_BYTES = 4 << 20,   /* of a published frame: one block to read, one to write */
+    ROW_BYTES = 17,          /* an id and a log-probability in a token row */
     TOKEN_BYTES = 256        /* of the tokenizer's tables per token, as measured */
 };
 
@@ -112,8 +114,10 @@ static void estimate_memory(const struct session *s, double longest, struct run_
     // Working keys and values are packed once more for the kernels.
     est->span_bytes = span_bytes(a, s->n_row, rows, word) +
                       2 * (s->n_row + rows) * a->n_kv * a->d_head * (int64_t)word;
-    est->memory_bytes = PROCESS_BYTES + READER_BYTES + est->weights_bytes + est->cache_bytes +
-                        est->span_bytes +
+    const double lines = s->man->score.tokens ? longest * ROW_BYTES : 0;
+    const int64_t publish = 2 * (lines < BLOCK_BYTES ? (int64_t)lines : BLOCK_BYTES);
+    est->memory_bytes = PROCESS_BYTES + READER_BYTES + publish + est->weights_bytes +
+                        est->cache_bytes + est->span_bytes +
                         (int64_t)(s->tok != NULL ? (int64_t)tok_n_vocab(s->tok) * TOKEN_BYTES : 0);
 }
 

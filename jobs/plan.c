@@ -45,6 +45,7 @@ static enum status resolve_dir(struct builder *b, const char *path, size_t n, st
     sbuf_clear(&b->dir);
     sbuf_clear(&b->real);
     sbuf_add(&b->dir, path, n);
+    if (sbuf_status(&b->dir, e) != OK) return E_NOMEM;
     char *real = realpath(n > 0 ? sbuf_str(&b->dir) : ".", NULL);
     // A directory that vanished just now: opening the file will say so.
     sbuf_puts(&b->real, real != NULL ? real : sbuf_str(&b->dir));

@@ -89,8 +89,9 @@ static enum status open_next(struct scorer *s, bool *end, struct err *e) {
             goto done;
         }
         if (s->corpus == NULL) {
-            TRY(corpus_open(&s->corpus, &s->plan->slices[s->part->first_slice + s->slice].file, e));
-            if (s->seek >= 0) TRY(corpus_seek(s->corpus, s->seek, e));
+            const struct corpus_file *f = &s->plan->slices[s->part->first_slice + s->slice].file;
+            TRY(corpus_open(&s->corpus, f, e));
+            if (s->seek > f->begin) TRY(corpus_seek(s->corpus, s->seek, e));
             s->seek = -1;
         }
         st = corpus_next(s->corpus, &from, &none, &why);
@@ -370,6 +371,18 @@ static enum status stop_here(struct scorer *s, struct err *e) {
     return err_fail(e, E_CANCEL, "stopped on request");
 }
 
+// How far into the part's input the reader is; text of JSON lines is taken for as long as it is written.
+static int64_t part_bytes(const struct scorer *s) {
+    int64_t sum = 0;
+    for (int i = 0; i < s->slice && i < s->part->n_slice; i++) {
+        const struct plan_slice *sl = &s->plan->slices[s->part->first_slice + i];
+        sum += sl->file.end > sl->file.begin ? sl->file.end - sl->file.begin : 0;
+    }
+    if (s->reader.doc == NULL || s->slice >= s->part->n_slice) return sum;
+    const struct plan_slice *sl = &s->plan->slices[s->part->first_slice + s->slice];
+    return sum + (s->reader.doc->offset - sl->file.begin) + s->reader.text_pos;
+}
+
 /* ---- the part ---- */
 
 static enum status run_span(struct scorer *s, struct err *e) {
@@ -429,10 +442,12 @@ enum status score_part(struct scorer *s, const struct plan *plan, const struct p
     s->part = part;
     s->out = out;
     TRY(begin(s, mark, state, e));
+    s->totals.part_bytes = s->totals.part_begun = part_bytes(s);
     while (!end || s->n_doc > 0) {
         if (s->cfg.stop.asked != NULL && s->cfg.stop.asked(s->cfg.stop.ctx)) TRY(stop_here(s, e));
         TRY(fill_span(s, &end, e));
         TRY(run_span(s, e));
+        s->totals.part_bytes = part_bytes(s);
         if (s->cfg.progress != NULL) {
             s->cfg.progress(s->cfg.ctx, &s->totals, s->n_doc > 0 ? s->docs[0]->source : NULL);
         }

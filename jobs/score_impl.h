@@ -27,7 +27,7 @@ struct scorer {
     const struct score_out *out;
     struct corpus *corpus; /* owned: of the slice in hand */
     int slice;             /* next or open slice of the part */
-    int64_t seek;          /* where to begin in it; -1: at its beginning */
+    int64_t seek;          /* where to begin in it; at most its begin: at its beginning */
 
     struct doc **docs; /* owned [n_doc]: opened and not yet emitted, in input order */
     int n_doc;

@@ -73,7 +73,8 @@ enum status buf_new(struct buf **out, struct dev *d, enum buf_kind kind, int64_t
     struct buf *b = NULL; // owned until *out takes it
     size_t bytes = 0;
     *out = NULL;
-    if (n_row < 0 || n_col < 1) FAIL(e, E_BUG, "buffer of %lld x %lld", (long long)n_row, (long long)n_col);
+    if (n_row < 0 || n_col < 1)
+        FAIL(e, E_BUG, "buffer of %lld x %lld", (long long)n_row, (long long)n_col);
     TRY(mem_zalloc(&b, 1, sizeof *b, e));
     b->dev = d;
     b->kind = kind;
@@ -84,7 +85,8 @@ enum status buf_new(struct buf **out, struct dev *d, enum buf_kind kind, int64_t
     const size_t element = kind == BUF_SEG ? sizeof(struct dev_seg) : dtype_bytes(b->dtype);
     if (!mem_mul((size_t)b->n_col, element, &b->row_bytes) ||
         !mem_mul((size_t)n_row, b->row_bytes, &bytes))
-        FAIL(e, E_NOMEM, "a buffer of %lld x %lld is too large", (long long)n_row, (long long)n_col);
+        FAIL(e, E_NOMEM, "a buffer of %lld x %lld is too large", (long long)n_row,
+             (long long)n_col);
     TRY(d->ops->buf_alloc(b, e));
     *out = b;
     b = NULL;
@@ -136,11 +138,13 @@ enum status dev_weight_new(struct wt **out, struct dev *d, enum wt_use use,
     if (src == NULL || src->name == NULL || src->data == NULL)
         return err_fail(e, E_BUG, "a weight without name or data");
     if (!dtype_is_weight(src->dtype))
-        return err_fail(e, E_UNSUPPORTED, "%s: weights of type %s", src->name, dtype_name(src->dtype));
+        return err_fail(e, E_UNSUPPORTED, "%s: weights of type %s", src->name,
+                        dtype_name(src->dtype));
     if (src->n_in % dtype_block(src->dtype) != 0)
         return err_fail(e, E_UNSUPPORTED, "%s: rows of %lld elements are not whole blocks of %s",
                         src->name, (long long)src->n_in, dtype_name(src->dtype));
-    if (src->n_out < 1 || src->n_in < 1 || (use == WT_VECTOR && src->n_in != 1) || !src_in_bounds(src))
+    if (src->n_out < 1 || src->n_in < 1 || (use == WT_VECTOR && src->n_in != 1) ||
+        !src_in_bounds(src))
         return err_fail(e, E_BUG, "%s: rows [%lld x %lld] outside the stored %lld rows", src->name,
                         (long long)src->n_out, (long long)src->n_in, (long long)src->n_stored_rows);
     struct wt *w = NULL;

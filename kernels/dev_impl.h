@@ -1,4 +1,5 @@
-/* Private to kernels/: what a handle, a buffer and a weight are, and the table that a backend fills.
+/* Private to kernels/: what a handle, a buffer and a weight are, and the table that a backend
+ * fills.
  *
  * dev.c and dev_ops.c have checked the handle, the shapes and NULLs before an entry of the table is
  * called, and do not call it when an error sticks. What lies in device memory (ids, segments,
@@ -37,7 +38,8 @@ struct dev_ops {
     void (*sync)(struct dev *d); /* waits; failures through dev_fail */
     void (*times)(const struct dev *d, double seconds[DEV_STAGE_COUNT]);
 
-    enum status (*buf_alloc)(struct buf *b, struct err *e); /* n_row * row_bytes, does not overflow */
+    enum status (*buf_alloc)(struct buf *b,
+                             struct err *e); /* n_row * row_bytes, does not overflow */
     void (*buf_release)(struct buf *b);
     void (*write)(struct dev *d, struct buf *dst, int64_t row, int64_t n, const void *host);
     void (*read)(struct dev *d, const struct buf *src, int64_t row, int64_t n, void *host);
@@ -85,7 +87,8 @@ struct dev {
     double seconds[DEV_STAGE_COUNT];
 };
 
-/* Makes (code, "op: text") the sticky error unless there is one. Not from inside a parallel region. */
+/* Makes (code, "op: text") the sticky error unless there is one. Not from inside a parallel region.
+ */
 void dev_fail(struct dev *d, enum status code, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
 /* Checks a configuration; shared by the open functions. Errors: E_ARG. */
@@ -98,14 +101,16 @@ static inline int64_t dev_src_row(const struct dev_weight_src *s, int64_t i) {
 
 /* Where that row begins. */
 static inline const unsigned char *dev_src_ptr(const struct dev_weight_src *s, int64_t i) {
-    return (const unsigned char *)s->data + (size_t)dev_src_row(s, i) * dtype_row_bytes(s->dtype, s->n_in);
+    return (const unsigned char *)s->data +
+           (size_t)dev_src_row(s, i) * dtype_row_bytes(s->dtype, s->n_in);
 }
 
 /* Converts n elements at p (any alignment; whole blocks) to float. False when one of them is NaN or
  * infinite. */
 bool dev_src_floats(float *out, const unsigned char *p, enum dtype type, int64_t n);
 
-/* ---- entries shared by the backends whose memory is the host's (dev_host.c) ------------------------ */
+/* ---- entries shared by the backends whose memory is the host's (dev_host.c)
+ * ------------------------ */
 
 void dev_host_sync(struct dev *d);
 void dev_host_times(const struct dev *d, double seconds[DEV_STAGE_COUNT]);

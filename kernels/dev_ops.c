@@ -39,7 +39,8 @@ static bool is_wt(struct dev *d, const struct wt *w, enum wt_use use, int64_t n_
     }
     if ((n_out != 0 && w->src.n_out != n_out) || (n_in != 0 && w->src.n_in != n_in)) {
         dev_fail(d, E_BUG, "%s is [%lld, %lld], need [%lld, %lld]", w->src.name,
-                 (long long)w->src.n_out, (long long)w->src.n_in, (long long)n_out, (long long)n_in);
+                 (long long)w->src.n_out, (long long)w->src.n_in, (long long)n_out,
+                 (long long)n_in);
         return false;
     }
     if (use != WT_TABLE && w->n_prepared == 0) {
@@ -57,16 +58,20 @@ static void took(struct dev *d, enum dev_stage stage, int64_t since) {
 
 void dev_write(struct dev *d, struct buf *dst, int64_t row, int64_t n, const void *host) {
     if (!begin(d, "write")) return;
-    if (!need(d, dst != NULL && dst->dev == d && (host != NULL || n == 0), "no buffer or data")) return;
-    if (!need(d, row >= 0 && n >= 0 && row <= dst->n_row && n <= dst->n_row - row, "rows outside the buffer"))
+    if (!need(d, dst != NULL && dst->dev == d && (host != NULL || n == 0), "no buffer or data"))
+        return;
+    if (!need(d, row >= 0 && n >= 0 && row <= dst->n_row && n <= dst->n_row - row,
+              "rows outside the buffer"))
         return;
     d->ops->write(d, dst, row, n, host);
 }
 
 void dev_read(struct dev *d, const struct buf *src, int64_t row, int64_t n, void *host) {
     if (!begin(d, "read")) return;
-    if (!need(d, src != NULL && src->dev == d && (host != NULL || n == 0), "no buffer or data")) return;
-    if (!need(d, row >= 0 && n >= 0 && row <= src->n_row && n <= src->n_row - row, "rows outside the buffer"))
+    if (!need(d, src != NULL && src->dev == d && (host != NULL || n == 0), "no buffer or data"))
+        return;
+    if (!need(d, row >= 0 && n >= 0 && row <= src->n_row && n <= src->n_row - row,
+              "rows outside the buffer"))
         return;
     d->ops->read(d, src, row, n, host);
 }
@@ -96,17 +101,19 @@ void dev_weights_release(struct dev *d, struct wt *const *list, int n) {
 
 // ---- row by row
 
-void dev_embed(struct dev *d, struct buf *y, const struct wt *table, const struct buf *ids, double scale,
-               int64_t n_row) {
+void dev_embed(struct dev *d, struct buf *y, const struct wt *table, const struct buf *ids,
+               double scale, int64_t n_row) {
     if (!begin(d, "embed") || !is_wt(d, table, WT_TABLE, 0, 0, "table") ||
-        !is_buf(d, y, BUF_ACT, n_row, table->src.n_in, "y") || !is_buf(d, ids, BUF_ID, n_row, 1, "ids"))
+        !is_buf(d, y, BUF_ACT, n_row, table->src.n_in, "y") ||
+        !is_buf(d, ids, BUF_ID, n_row, 1, "ids"))
         return;
     const int64_t t0 = clock_ns();
     d->ops->embed(d, y, table, ids, scale, n_row);
     took(d, DEV_OTHER, t0);
 }
 
-void dev_norm(struct dev *d, struct buf *y, const struct buf *x, const struct dev_norm *p, int64_t n_row) {
+void dev_norm(struct dev *d, struct buf *y, const struct buf *x, const struct dev_norm *p,
+              int64_t n_row) {
     if (!begin(d, "norm") || !is_buf(d, x, BUF_ACT, n_row, 0, "x") ||
         !is_buf(d, y, BUF_ACT, n_row, x->n_col, "y") ||
         !need(d, p->n_group >= 1 && x->n_col % p->n_group == 0, "groups do not divide the row"))
@@ -131,8 +138,8 @@ void dev_linear(struct dev *d, struct buf *y, const struct buf *x, const struct 
     took(d, DEV_LINEAR, t0);
 }
 
-void dev_angles(struct dev *d, struct buf *ang, const struct buf *pos, const double *freq, int n_pair,
-                double mscale, int64_t n_row) {
+void dev_angles(struct dev *d, struct buf *ang, const struct buf *pos, const double *freq,
+                int n_pair, double mscale, int64_t n_row) {
     if (!begin(d, "angles") || !need(d, n_pair > 0 && freq != NULL, "no frequencies") ||
         !is_buf(d, ang, BUF_ANGLE, n_row, 2 * (int64_t)n_pair, "ang") ||
         !is_buf(d, pos, BUF_POS, n_row, 1, "pos"))
@@ -145,7 +152,8 @@ void dev_angles(struct dev *d, struct buf *ang, const struct buf *pos, const dou
 void dev_rope(struct dev *d, struct buf *y, const struct buf *x, const struct buf *ang,
               const struct dev_rope *p, int64_t n_row) {
     if (!begin(d, "rope") ||
-        !need(d, p->n_head > 0 && p->n_rot > 0 && p->n_rot % 2 == 0 && p->n_rot <= p->d_head, "shape"))
+        !need(d, p->n_head > 0 && p->n_rot > 0 && p->n_rot % 2 == 0 && p->n_rot <= p->d_head,
+              "shape"))
         return;
     const int64_t n_col = (int64_t)p->n_head * p->d_head;
     if (!is_buf(d, x, BUF_ACT, n_row, n_col, "x") || !is_buf(d, y, BUF_ACT, n_row, n_col, "y") ||
@@ -156,8 +164,8 @@ void dev_rope(struct dev *d, struct buf *y, const struct buf *x, const struct bu
     took(d, DEV_OTHER, t0);
 }
 
-void dev_act(struct dev *d, struct buf *y, const struct buf *g, const struct buf *u, enum act_kind kind,
-             int64_t n_row) {
+void dev_act(struct dev *d, struct buf *y, const struct buf *g, const struct buf *u,
+             enum act_kind kind, int64_t n_row) {
     if (!begin(d, "act") || !is_buf(d, g, BUF_ACT, n_row, 0, "g") ||
         !is_buf(d, y, BUF_ACT, n_row, g->n_col, "y"))
         return;
@@ -178,7 +186,8 @@ void dev_add(struct dev *d, struct buf *y, const struct buf *x, double scale, in
 
 // ---- attention and head
 
-void dev_kv_store(struct dev *d, struct buf *kv, const struct buf *x, const struct buf *seg, int n_seg) {
+void dev_kv_store(struct dev *d, struct buf *kv, const struct buf *x, const struct buf *seg,
+                  int n_seg) {
     if (!begin(d, "kv_store") || !is_buf(d, x, BUF_ACT, 0, 0, "x") ||
         !is_buf(d, kv, BUF_KV, 0, x->n_col, "kv") || !is_buf(d, seg, BUF_SEG, n_seg, 1, "seg"))
         return;
@@ -188,8 +197,9 @@ void dev_kv_store(struct dev *d, struct buf *kv, const struct buf *x, const stru
 }
 
 void dev_attend(struct dev *d, const struct dev_attend *a, int64_t n_row) {
-    if (!begin(d, "attend") || !need(d, a->n_head > 0 && a->n_kv > 0 && a->d_head > 0 &&
-                                            a->n_head % a->n_kv == 0, "shape"))
+    if (!begin(d, "attend") ||
+        !need(d, a->n_head > 0 && a->n_kv > 0 && a->d_head > 0 && a->n_head % a->n_kv == 0,
+              "shape"))
         return;
     const int64_t q_col = (int64_t)a->n_head * a->d_head, kv_col = (int64_t)a->n_kv * a->d_head;
     if (!is_buf(d, a->out, BUF_ACT, n_row, q_col, "out") ||
@@ -213,7 +223,8 @@ void dev_head(struct dev *d, const struct dev_head *a, int64_t n_row) {
         !is_buf(d, a->target, BUF_ID, n_row, 1, "target"))
         return;
     if (a->bias != NULL && !is_wt(d, a->bias, WT_VECTOR, a->w->src.n_out, 1, "bias")) return;
-    if (a->logits != NULL && !is_buf(d, a->logits, BUF_ACT, n_row, a->w->src.n_out, "logits")) return;
+    if (a->logits != NULL && !is_buf(d, a->logits, BUF_ACT, n_row, a->w->src.n_out, "logits"))
+        return;
     const int64_t t0 = clock_ns();
     d->ops->head(d, a, n_row);
     took(d, DEV_HEAD, t0);
@@ -233,8 +244,8 @@ static bool copy_ok(struct dev *d, const struct buf *dst, int64_t dst_row, const
            need(d, dst != src || dst_row + n <= src_row || src_row + n <= dst_row, "rows overlap");
 }
 
-void dev_copy(struct dev *d, struct buf *dst, int64_t dst_row, const struct buf *src, int64_t src_row,
-              int64_t n) {
+void dev_copy(struct dev *d, struct buf *dst, int64_t dst_row, const struct buf *src,
+              int64_t src_row, int64_t n) {
     if (!begin(d, "copy") || !copy_ok(d, dst, dst_row, src, src_row, n) ||
         !need(d, dst->dev == d && src->dev == d, "buffers of another device"))
         return;

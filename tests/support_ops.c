@@ -1,5 +1,7 @@
 #include "tests/support_ops.h"
 
+#include "kernels/cpu/cpu_impl.h"
+
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -211,4 +213,32 @@ void ops_sync(struct dev *d) {
     if (dev_sync(d, &e) == OK) return;
     print_error("%s\n", e.msg);
     fail();
+}
+
+float *ops_inputs(struct ops_run *r, int64_t n, float scale) {
+    float *x = ops_normals(&r->seed, n, scale);
+    if (r->c.compute == DT_BF16) ops_round_bf16(x, n);
+    return x;
+}
+
+void ops_each(void (*body)(struct ops_run *)) {
+    struct ops_cpu list[8];
+    const int n = ops_cpu_list(list);
+    for (int i = 0; i < n; i++) {
+        struct ops_run r = {.ref = ops_open_ref(list[i].compute),
+                            .cpu = ops_open(&list[i], 2),
+                            .c = list[i],
+                            .seed = 1234};
+        body(&r);
+        dev_close(r.ref);
+        dev_close(r.cpu);
+    }
+}
+
+void ops_same_bytes(const char *what, const unsigned char *a, const unsigned char *b, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (a[i] != b[i]) {
+            print_error("%s: byte %zu of %zu differs\n", what, i, n);
+            fail();
+        }
 }

@@ -22,18 +22,21 @@ void ops_round_bf16(float *x, int64_t n);
 
 /* A buffer of n_row + 2 rows: rows of x (NULL: NaN), then two guard rows. x is converted to the
  * element type of the buffer. */
-struct buf *ops_buf(struct dev *d, enum buf_kind kind, int64_t n_row, int64_t n_col, const float *x);
+struct buf *ops_buf(struct dev *d, enum buf_kind kind, int64_t n_row, int64_t n_col,
+                    const float *x);
 struct buf *ops_ids(struct dev *d, int64_t n_row, const int32_t *id);
 struct buf *ops_pos(struct dev *d, int64_t n_row, const int64_t *pos);
 struct buf *ops_segs(struct dev *d, int n, const struct dev_seg *seg);
 /* Rows as double (free()), after dev_sync(); fails the test when the guard rows have changed. */
 double *ops_get(struct dev *d, const struct buf *b, int64_t n_row, int64_t n_col);
 /* Fails the test unless the buffer still holds x. */
-void ops_unchanged(struct dev *d, const struct buf *b, int64_t n_row, int64_t n_col, const float *x);
+void ops_unchanged(struct dev *d, const struct buf *b, int64_t n_row, int64_t n_col,
+                   const float *x);
 /* The bytes of rows (free()). */
 unsigned char *ops_bytes(struct dev *d, const struct buf *b, int64_t row, int64_t n_row);
 
-/* A prepared weight over floats stored as `type`. The copy of the data is leaked into *data: free(). */
+/* A prepared weight over floats stored as `type`. The copy of the data is leaked into *data:
+ * free(). */
 struct wt *ops_weight(struct dev *d, enum wt_use use, int64_t n_out, int64_t n_in, const float *x,
                       enum dtype type, void **data);
 
@@ -42,8 +45,20 @@ struct ops_budget {
     double nmse;       /* sum (a - ref)^2 / sum ref^2 */
 };
 /* Prints and fails the test when `got` is over budget. */
-void ops_compare(const char *what, const double *ref, const double *got, int64_t n, struct ops_budget b);
+void ops_compare(const char *what, const double *ref, const double *got, int64_t n,
+                 struct ops_budget b);
 
+/* A body runs once per instruction set and compute dtype, with two threads. */
+struct ops_run {
+    struct dev *ref, *cpu;
+    struct ops_cpu c;
+    uint64_t seed;
+};
+void ops_each(void (*body)(struct ops_run *));
+/* Normal numbers; bf16 values in a bf16 run, so that its products are exact. free() */
+float *ops_inputs(struct ops_run *r, int64_t n, float scale);
+
+void ops_same_bytes(const char *what, const unsigned char *a, const unsigned char *b, size_t n);
 void ops_sync(struct dev *d); /* fails the test on an error */
 
 #endif

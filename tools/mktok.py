@@ -4,6 +4,7 @@ ids that the `tokenizers` library gives for them.
 
     pip install tokenizers==0.21.4
     tools/mktok.py tests/data/tok TRAINING_TEXT.txt
+    tools/mktok.py --ranges          # the tables of core/tok_ucd.c
 
 NAME/tokenizer.json [NAME/tokenizer_config.json]   a tokenizer
 NAME/ids.json   its ids for each text of texts.json: a list or, when long, "COUNT:FNV-1a of the 32-bit little-endian ids"
@@ -194,6 +195,9 @@ def texts(path):
         "\x1c\x1d\x85\u180e\u200b\u2028\ufeff a\u00a0b\u3000c", "ab...ab....abab", "ÀÉÎ\u0130\u0130x ǰ ŉ", "allall aAbBbBeEe elLlll XYZxyz",
         "deadbeef12 0xCAFE abx 中文字漢字かな中", english[300000:300800].replace("\n", "\r\n"),
     ]
+    # Tables of different ages: Unicode 16 letters, digits, marks and punctuation; exclusions from composition.
+    out += ["\u1c89a\ua7cb\ua7da \U000105c0\U00010d40\U00010d41 a\u0897b \u1b4e\u2427 \U00010d50x \U00031350\u4e00",
+            "\U0001d15e\u2adc\u0958 \ua7f2\u32ff\U00011938 \u166d\u2e52\U000111c9!\u2e43 \u061d"]
     out += [random_text(rng, rng.randrange(1, 400), known) for _ in range(24)]
     return out
 
@@ -215,7 +219,7 @@ def main():
     for name, config in CONFIGS.items():
         t = train(config, lines)
         if name == "llama3":
-            t.post_processor = processors.Sequence([P_byte(), processors.TemplateProcessing(
+            t.post_processor = processors.Sequence([byte_offsets(), processors.TemplateProcessing(
                 single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", t.token_to_id("<|begin_of_text|>"))])])
         folder = os.path.join(target, name)
         os.makedirs(folder, exist_ok=True)
@@ -230,9 +234,45 @@ def main():
             json.dump([i if len(i) <= 100 else fnv(i) for i in ids], f, separators=(",", ":"))
 
 
-def P_byte():
+def newer_ranges():
+    """Prints core/tok_ucd.c's tables: what the library's categories have beyond Unicode 14."""
+    assert unicodedata.unidata_version == "14.0.0", "run with Python 3.11 or 3.12"
+    everything = "".join(chr(c) for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF)
+    scripts = ["Han", "Hiragana", "Katakana", "Hangul", "Latin", "Cyrillic", "Greek", "Arabic", "Thai", "Devanagari"]
+    names = ("L Lu Ll Lm Lo M Mn Mc N Nd Nl No P Pd Ps Pe Po S Sm Sc Sk So Cf").split() + scripts
+    found = []
+    for name in names:
+        runs = split(r"\p{%s}+" % name, "removed", True).pre_tokenize_str(everything)
+        new = [ord(c) for text, _ in runs for c in text
+               if (unicodedata.category(c) == "Cn" if name in scripts
+                   else not unicodedata.category(c).startswith(name))]
+        ranges = []
+        for c in sorted(new):
+            if ranges and ranges[-1][1] == c - 1:
+                ranges[-1][1] = c
+            else:
+                ranges.append([c, c])
+        if not ranges:
+            continue
+        found.append(name)
+        print("static const struct tok_range new_%s[] = {" % name)
+        row = "   "
+        for first, last in ranges:
+            item = " {0x%X, 0x%X}," % (first, last)
+            if len(row) + len(item) > 100:
+                print(row)
+                row = "   "
+            row += item
+        print(row + "\n};")
+    print("static const struct {\n    const char *category;\n    const struct tok_range *ranges;\n    size_t n;\n} newer[] = {")
+    for name in found:
+        print('    {"%s", new_%s, COUNTOF(new_%s)},' % (name, name, name))
+    print("};")
+
+
+def byte_offsets():
     return processors.ByteLevel(trim_offsets=False)
 
 
 if __name__ == "__main__":
-    main()
+    newer_ranges() if sys.argv[1:] == ["--ranges"] else main()

@@ -57,25 +57,28 @@ static const struct dev_ops cpu_ops = {
     .event_wait = dev_host_event_wait,
 };
 
-static const struct cpu_kernels *kernels_of(enum cpu_isa isa) {
+// AMX multiplies bf16 only: a f32 run is AVX-512's.
+static const struct cpu_kernels *kernels_of(enum cpu_isa isa, enum dtype compute) {
     switch (isa) {
 #if defined(__x86_64__)
+    case CPU_AMX: return compute == DT_BF16 ? &cpu_kernels_amx : &cpu_kernels_avx512;
     case CPU_AVX512: return &cpu_kernels_avx512;
     case CPU_AVX2: return &cpu_kernels_avx2;
 #else
+    case CPU_AMX:
     case CPU_AVX512:
     case CPU_AVX2:
 #endif
     case CPU_PORTABLE: break;
     }
+    (void)compute;
     return &cpu_kernels_portable;
 }
 
-enum status dev_open_cpu(struct dev **out, const struct dev_config *c, struct err *e) {
+enum status cpu_open_with(struct dev **out, const struct cpu_kernels *k, const struct dev_config *c,
+                          struct err *e) {
     struct cpu_dev *d = NULL;
     *out = NULL;
-    if (c->isa > cpu_isa_best())
-        return err_fail(e, E_UNSUPPORTED, "this CPU has no %s", cpu_isa_name(c->isa));
     enum status st = dev_config_check(c, e);
     if (st == OK) st = mem_zalloc(&d, 1, sizeof *d, e);
     if (st != OK) return st;
@@ -85,12 +88,20 @@ enum status dev_open_cpu(struct dev **out, const struct dev_config *c, struct er
     d->base.act = DT_F32;
     d->base.kv = bf16 ? DT_BF16 : DT_F32;
     d->base.op = "open";
-    d->k = kernels_of(c->isa);
+    d->k = k;
     d->n_thread = c->n_thread;
-    d->pairs = bf16 && d->k->bf16_pairs;
-    d->round = bf16 && !d->k->bf16_pairs;
-    snprintf(d->base.describe, sizeof d->base.describe, "cpu %s %s, %d thread%s", cpu_isa_name(c->isa),
-             dtype_name(c->compute), c->n_thread, c->n_thread == 1 ? "" : "s");
+    d->pairs = bf16 && k->bf16_pairs;
+    d->round = bf16 && !k->bf16_pairs;
+    snprintf(d->base.describe, sizeof d->base.describe, "cpu %s %s, %d thread%s",
+             cpu_isa_name(k->isa), dtype_name(c->compute),
+             c->n_thread, c->n_thread == 1 ? "" : "s");
     *out = &d->base;
     return OK;
+}
+
+enum status dev_open_cpu(struct dev **out, const struct dev_config *c, struct err *e) {
+    *out = NULL;
+    if (c->isa > cpu_isa_best())
+        return err_fail(e, E_UNSUPPORTED, "this CPU has no %s", cpu_isa_name(c->isa));
+    return cpu_open_with(out, kernels_of(c->isa, c->compute), c, e);
 }

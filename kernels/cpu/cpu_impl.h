@@ -17,8 +17,8 @@ struct cpu_dev {
     struct dev base;
     const struct cpu_kernels *k; /* static */
     int n_thread;
-    bool pairs; /* matrix operands are bf16 pairs */
-    bool round; /* matrix operands are floats rounded to bf16 */
+    bool pairs;              /* matrix operands are bf16 pairs */
+    bool round;              /* matrix operands are floats rounded to bf16 */
     struct cpu_piece *piece; /* owned: n_piece, room for cap_piece */
     size_t n_piece, cap_piece;
     unsigned char *scratch; /* owned: of the operation at work */
@@ -29,9 +29,20 @@ static inline struct cpu_dev *cpu_of(struct dev *d) {
     return (struct cpu_dev *)d;
 }
 
+/* dev_open_cpu with the micro-kernels named; for tests and benchmarks. */
+enum status cpu_open_with(struct dev **out, const struct cpu_kernels *k, const struct dev_config *c,
+                          struct err *e) WARN_UNUSED;
+
 /* At least `bytes` aligned to 64, valid until the next call. NULL after dev_fail(E_NOMEM). Grows
  * only: in a run of equal blocks nothing is allocated after the first. */
 void *cpu_scratch(struct cpu_dev *d, size_t bytes);
+
+/* Threads for an operation of about `work` multiply-adds (or elements times 16): starting a team
+ * costs microseconds, and milliseconds where another process holds a core. Never changes a result.
+ */
+static inline int cpu_team(const struct cpu_dev *d, int64_t work) {
+    return work < 256 * 1024 ? 1 : d->n_thread;
+}
 
 static inline size_t cpu_round64(size_t n) {
     return (n + 63) / 64 * 64;
@@ -57,28 +68,29 @@ const float *cpu_vector(const struct wt *w, int64_t at);
 
 /* Steps (words) of a row of n_in elements. */
 static inline int64_t cpu_steps(const struct cpu_dev *d, int64_t n_in) {
-    return d->pairs ? (n_in + 1) / 2 : n_in;
+    const int64_t n = d->pairs ? (n_in + 1) / 2 : n_in, m = d->k->step_multiple;
+    return (n + m - 1) / m * m;
 }
 
-/* n floats as operand words: as they are, rounded, or as bf16 pairs (an odd end gets a zero). */
+/* n floats as cpu_steps(n) operand words: as they are, rounded, or as bf16 pairs; zeros behind. */
 void cpu_words(const struct cpu_dev *d, uint32_t *out, const float *x, int64_t n);
 
 /* A block of rows of x, packed as tiles of A, that is cut over columns and rows for the threads. */
 struct cpu_rows {
     int64_t n_row, steps;
-    int64_t block;        /* rows of a block: a multiple of mr */
+    int64_t block; /* rows of a block: a multiple of mr */
     int64_t n_block;
-    int64_t group;        /* panels (or other column units) of a group */
+    int64_t group; /* panels (or other column units) of a group */
     int64_t n_group;
-    size_t pack_bytes;    /* packed A of a block and what packing needs: one per thread */
+    size_t pack_bytes; /* packed A of a block and what packing needs: one per thread */
 };
 
 /* Cuts n_row rows and n_unit column units so that n_thread threads have work and A stays in L2. */
 struct cpu_rows cpu_cut(const struct cpu_dev *d, int64_t n_row, int64_t n_in, int64_t n_unit);
 
 /* Packs rows row..row+n-1 of x into `pack`. */
-void cpu_pack_rows(const struct cpu_dev *d, const struct cpu_rows *cut, void *pack, const struct buf *x,
-                   int64_t row, int64_t n);
+void cpu_pack_rows(const struct cpu_dev *d, const struct cpu_rows *cut, void *pack,
+                   const struct buf *x, int64_t row, int64_t n);
 
 /* C [n, columns of panels p0..p1-1] = A B^T + bias, for the n packed rows. Only columns below n_out
  * are written; C points at column p0 * nr. */
@@ -100,13 +112,14 @@ void cpu_embed(struct dev *d, struct buf *y, const struct wt *table, const struc
                double scale, int64_t n_row);
 void cpu_norm(struct dev *d, struct buf *y, const struct buf *x, const struct dev_norm *p,
               int64_t n_row);
-void cpu_angles(struct dev *d, struct buf *ang, const struct buf *pos, const double *freq, int n_pair,
-                double mscale, int64_t n_row);
+void cpu_angles(struct dev *d, struct buf *ang, const struct buf *pos, const double *freq,
+                int n_pair, double mscale, int64_t n_row);
 void cpu_rope(struct dev *d, struct buf *y, const struct buf *x, const struct buf *ang,
               const struct dev_rope *p, int64_t n_row);
-void cpu_kv_store(struct dev *d, struct buf *kv, const struct buf *x, const struct buf *seg, int n_seg);
-void cpu_act(struct dev *d, struct buf *y, const struct buf *g, const struct buf *u, enum act_kind kind,
-             int64_t n_row);
+void cpu_kv_store(struct dev *d, struct buf *kv, const struct buf *x, const struct buf *seg,
+                  int n_seg);
+void cpu_act(struct dev *d, struct buf *y, const struct buf *g, const struct buf *u,
+             enum act_kind kind, int64_t n_row);
 void cpu_add(struct dev *d, struct buf *y, const struct buf *x, double scale, int64_t n_row);
 
 #endif

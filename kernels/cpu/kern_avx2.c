@@ -20,14 +20,16 @@ static __m256i lanes(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-// n_i x n_k of 8 x 8 words, n_dst lanes of each column written: pairs of rows, pairs of pairs, halves.
-static void transpose8(uint32_t *dst, int64_t ldd, int n_dst, const uint32_t *src, int64_t lds, int n_i,
-                       int n_k) {
+// n_i x n_k of 8 x 8 words, n_dst lanes of each column written: pairs of rows, pairs of pairs,
+// halves.
+static void transpose8(uint32_t *dst, int64_t ldd, int n_dst, const uint32_t *src, int64_t lds,
+                       int n_i, int n_k) {
     const __m256i in = lanes(n_k), out = lanes(n_dst);
     __m256 r[8], t[8];
     for (int i = 0; i < 8; i++) {
         const __m256i zero = _mm256_setzero_si256();
-        r[i] = _mm256_castsi256_ps(i < n_i ? _mm256_maskload_epi32((const int *)(src + i * lds), in) : zero);
+        r[i] = _mm256_castsi256_ps(i < n_i ? _mm256_maskload_epi32((const int *)(src + i * lds), in)
+                                           : zero);
     }
     for (int i = 0; i < 8; i += 2) {
         t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
@@ -43,15 +45,16 @@ static void transpose8(uint32_t *dst, int64_t ldd, int n_dst, const uint32_t *sr
         t[k] = _mm256_permute2f128_ps(r[k], r[k + 4], 0x20);
         t[k + 4] = _mm256_permute2f128_ps(r[k], r[k + 4], 0x31);
     }
-    for (int k = 0; k < n_k; k++) _mm256_maskstore_epi32((int *)(dst + k * ldd), out, _mm256_castps_si256(t[k]));
+    for (int k = 0; k < n_k; k++)
+        _mm256_maskstore_epi32((int *)(dst + k * ldd), out, _mm256_castps_si256(t[k]));
 }
 
-static void transpose(uint32_t *dst, int64_t ldd, int n_dst, const uint32_t *src, int64_t lds, int n_i,
-                      int64_t n_k) {
+static void transpose(uint32_t *dst, int64_t ldd, int n_dst, const uint32_t *src, int64_t lds,
+                      int n_i, int64_t n_k) {
     for (int i = 0; i < n_dst; i += 8)
         for (int64_t k = 0; k < n_k; k += 8)
-            transpose8(dst + k * ldd + i, ldd, n_dst - i < 8 ? n_dst - i : 8, src + i * lds + k, lds,
-                       n_i - i, n_k - k < 8 ? (int)(n_k - k) : 8);
+            transpose8(dst + k * ldd + i, ldd, n_dst - i < 8 ? n_dst - i : 8, src + i * lds + k,
+                       lds, n_i - i, n_k - k < 8 ? (int)(n_k - k) : 8);
 }
 
 #define CPU_TABLE cpu_kernels_avx2

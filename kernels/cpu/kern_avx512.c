@@ -1,6 +1,8 @@
 #include "kernels/cpu/kern.h"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
+
 #define VEC_ISA 2
 #include "kernels/cpu/vec.h"
 
@@ -21,10 +23,10 @@ static __mmask16 lanes(int n) {
     return (__mmask16)(n >= 16 ? 0xFFFFu : 0xFFFFu >> (16 - n));
 }
 
-/* n_i x n_k of 16 x 16 words, n_dst lanes of each column written: pairs of rows, pairs of pairs, then
- * 128-bit quarters twice. */
-static void transpose16(uint32_t *dst, int64_t ldd, int n_dst, const uint32_t *src, int64_t lds, int n_i,
-                        int n_k) {
+/* n_i x n_k of 16 x 16 words, n_dst lanes of each column written: pairs of rows, pairs of pairs,
+ * then 128-bit quarters twice. */
+static void transpose16(uint32_t *dst, int64_t ldd, int n_dst, const uint32_t *src, int64_t lds,
+                        int n_i, int n_k) {
     const __mmask16 in = lanes(n_k), out = lanes(n_dst);
     __m512i r[16], t[16];
 #pragma GCC unroll 16
@@ -58,17 +60,33 @@ static void transpose16(uint32_t *dst, int64_t ldd, int n_dst, const uint32_t *s
         if (k < n_k) _mm512_mask_storeu_epi32(dst + k * ldd, out, t[k]);
 }
 
-static void transpose(uint32_t *dst, int64_t ldd, int n_dst, const uint32_t *src, int64_t lds, int n_i,
-                      int64_t n_k) {
+static void transpose(uint32_t *dst, int64_t ldd, int n_dst, const uint32_t *src, int64_t lds,
+                      int n_i, int64_t n_k) {
     for (int i = 0; i < n_dst; i += 16)
         for (int64_t k = 0; k < n_k; k += 16)
-            transpose16(dst + k * ldd + i, ldd, n_dst - i < 16 ? n_dst - i : 16, src + i * lds + k, lds,
-                        n_i - i, n_k - k < 16 ? (int)(n_k - k) : 16);
+            transpose16(dst + k * ldd + i, ldd, n_dst - i < 16 ? n_dst - i : 16, src + i * lds + k,
+                        lds, n_i - i, n_k - k < 16 ? (int)(n_k - k) : 16);
 }
 
 #define CPU_TABLE cpu_kernels_avx512
 #define CPU_TABLE_ISA CPU_AVX512
 #include "kernels/cpu/kern_table.inc.h"
+#include "kernels/cpu/kern_amx.inc.h"
+
+const struct cpu_kernels cpu_kernels_amx = {.isa = CPU_AMX,
+                                            .mr = 2 * AMX_ROWS,
+                                            .nr = NR,
+                                            .bf16_pairs = true,
+                                            .step_multiple = AMX_STEP,
+                                            .kc = 1024,
+                                            .thread_begin = amx_begin,
+                                            .thread_end = amx_end,
+                                            .tile_rows = amx_tile_rows,
+                                            .tile = amx_tile,
+                                            .tile_p = amx_tile_p,
+                                            .pack_a = amx_pack_a,
+                                            .peak = amx_peak,
+                                            TABLE_ROWS};
 #else
 typedef int cpu_no_avx512; // a translation unit must not be empty
 #endif

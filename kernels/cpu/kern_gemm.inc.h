@@ -1,7 +1,14 @@
-/* Matrix micro-kernels, included by each kern_*.c behind vec.h. MR rows by NV vectors of columns stay
- * in registers; MR is a constant of each instance so that the loops unroll and nothing spills. */
+/* Matrix micro-kernels, included by each kern_*.c behind vec.h. MR rows by NV vectors of columns
+ * stay in registers; MR is a constant of each instance so that the loops unroll and nothing spills.
+ */
 
 enum { NR = NV * VL };
+
+#if defined(__x86_64__)
+#define PEAK_REG(x) "+v"(x)
+#else
+#define PEAK_REG(x) "+m"(x)
+#endif
 
 #define ALWAYS static inline __attribute__((always_inline))
 
@@ -19,7 +26,8 @@ ALWAYS void step_f32(vf *acc, const int m, const float *a, const int64_t stride,
 }
 
 #if VEC_ISA == 2
-ALWAYS void step_pairs(vf *acc, const int m, const uint32_t *a, const int64_t stride, const uint32_t *b) {
+ALWAYS void step_pairs(vf *acc, const int m, const uint32_t *a, const int64_t stride,
+                       const uint32_t *b) {
     __m512bh bv[NV];
 #pragma GCC unroll 4
     for (int j = 0; j < NV; j++) bv[j] = (__m512bh)_mm512_loadu_si512(b + j * VL);
@@ -30,14 +38,22 @@ ALWAYS void step_pairs(vf *acc, const int m, const uint32_t *a, const int64_t st
         for (int j = 0; j < NV; j++) acc[i * NV + j] = _mm512_dpbf16_ps(acc[i * NV + j], av, bv[j]);
     }
 }
+ALWAYS vf peak_pairs(vf c, vf a, vf b) {
+    return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
+}
 #else
-ALWAYS void step_pairs(vf *acc, const int m, const uint32_t *a, const int64_t stride, const uint32_t *b) {
+ALWAYS vf peak_pairs(vf c, vf a, vf b) {
+    (void)a, (void)b;
+    return c;
+}
+ALWAYS void step_pairs(vf *acc, const int m, const uint32_t *a, const int64_t stride,
+                       const uint32_t *b) {
     (void)acc, (void)m, (void)a, (void)stride, (void)b; // never called: bf16_pairs is false
 }
 #endif
 
-ALWAYS void tile_body(const bool pairs, const int m, int64_t steps, const void *a, const void *b, float *c,
-                      int64_t ldc, const float *first) {
+ALWAYS void tile_body(const bool pairs, const int m, int64_t steps, const void *a, const void *b,
+                      float *c, int64_t ldc, const float *first) {
     vf acc[MR_MAX * NV];
     const float *af = a, *bf = b;
     const uint32_t *ap = a, *bp = b;
@@ -93,20 +109,46 @@ ALWAYS void tile_p_body(const bool pairs, const int m, int64_t from, int64_t to,
         break
 
 /* TILE_SIZES(X) of the including file lists the row counts that have code, ascending. */
-static void tile(bool pairs, int m, int64_t steps, const void *a, const void *b, float *c, int64_t ldc,
-                 const float *first) {
+static void tile(bool pairs, int m, int64_t steps, const void *a, const void *b, float *c,
+                 int64_t ldc, const float *first) {
     switch (m) {
         TILE_SIZES(TILE_CASE);
     default: break;
     }
 }
 
-static void tile_p(bool pairs, int m, int64_t from, int64_t to, const void *p, const void *b, float *c,
-                   int64_t ldc) {
+static void tile_p(bool pairs, int m, int64_t from, int64_t to, const void *p, const void *b,
+                   float *c, int64_t ldc) {
     switch (m) {
         TILE_SIZES(TILE_P_CASE);
     default: break;
     }
+}
+
+// What the compiler must not see through; at least as many chains as hide the latency.
+ALWAYS void peak_body(const bool pairs, int64_t n, float out[VL]) {
+    vf acc[MR_MAX * NV], a = v_set1(1e-3f), b = v_set1(0.5f);
+#pragma GCC unroll 32
+    for (int i = 0; i < MR_MAX * NV; i++) acc[i] = v_set1((float)i);
+    for (int64_t k = 0; k < n; k++) {
+        __asm__ volatile("" : PEAK_REG(a), PEAK_REG(b));
+#pragma GCC unroll 32
+        for (int i = 0; i < MR_MAX * NV; i++)
+            acc[i] = pairs ? peak_pairs(acc[i], a, b) : v_fma(a, b, acc[i]);
+    }
+#pragma GCC unroll 32
+    for (int i = 1; i < MR_MAX * NV; i++) acc[0] = acc[0] + acc[i];
+    v_store(out, acc[0]);
+}
+
+static double peak(bool pairs, int64_t n) {
+    float out[VL];
+    if (pairs)
+        peak_body(true, n, out);
+    else
+        peak_body(false, n, out);
+    __asm__ volatile("" ::"r"(out) : "memory");
+    return (double)n * MR_MAX * NV * VL * (pairs ? 4 : 2);
 }
 
 #define TILE_FIT(size)                                                                             \

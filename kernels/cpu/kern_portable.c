@@ -12,8 +12,8 @@ enum { NV = 2, MR_MAX = 4 };
 #include "kernels/cpu/kern_rows.inc.h"
 #include "kernels/cpu/kern_soft.inc.h"
 
-static void transpose(uint32_t *dst, int64_t ldd, int n_dst, const uint32_t *src, int64_t lds, int n_i,
-                      int64_t n_k) {
+static void transpose(uint32_t *dst, int64_t ldd, int n_dst, const uint32_t *src, int64_t lds,
+                      int n_i, int64_t n_k) {
     for (int64_t k = 0; k < n_k; k++)
         for (int i = 0; i < n_dst; i++) dst[k * ldd + i] = i < n_i ? src[i * lds + k] : 0;
 }

@@ -1,5 +1,5 @@
-/* Kernels over one row, included by each kern_*.c behind vec.h. Tails are padded into a whole vector,
- * so that an element's result does not depend on where in a row it lies. */
+/* Kernels over one row, included by each kern_*.c behind vec.h. Tails are padded into a whole
+ * vector, so that an element's result does not depend on where in a row it lies. */
 #include "kernels/quant.inc.h"
 
 /* The n < VL floats at p, the rest `fill`. */
@@ -38,8 +38,8 @@ static float sum(const float *x, int64_t n) {
     return v_sum(s);
 }
 
-static void norm(float *y, const float *x, const float *w, const float *b, int64_t n, bool layer, float eps,
-                 float weight_offset) {
+static void norm(float *y, const float *x, const float *w, const float *b, int64_t n, bool layer,
+                 float eps, float weight_offset) {
     const float mean = layer ? sum(x, n) / (float)n : 0.0f;
     const float var = sum_squares(x, n, mean) / (float)n;
     const float inv = 1.0f / __builtin_sqrtf(var + eps);
@@ -76,7 +76,8 @@ static void rope(float *y, const float *x, const float *cs, const struct dev_rop
     }
 }
 
-/* erfc(z) for z >= 0 as t exp(-z^2) P(t), t = 1 / (1 + z/2): own Chebyshev fit of degree 8, 6e-8. */
+/* erfc(z) for z >= 0 as t exp(-z^2) P(t), t = 1 / (1 + z/2): own Chebyshev fit of degree 8, 6e-8.
+ */
 static inline vf v_erfc_pos(vf z) {
     const vf one = v_set1(1.0f), t = one / v_fma(v_set1(0.5f), z, one);
     vf p = v_set1(-5.9714921e-2f);

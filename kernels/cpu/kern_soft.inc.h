@@ -25,8 +25,22 @@ static float soft_max(float s[CPU_KEYS], const struct cpu_soft_row *r) {
     return v_max_lane(max);
 }
 
-static float soft_exp(void *p, const float s[CPU_KEYS], const struct cpu_soft_row *r, float max, bool pairs,
-                      bool round) {
+#if VEC_ISA == 2
+// This conversion flushes denormals: a p below 1e-38 adds nothing to a sum that holds a 1.
+static void to_pairs(void *p, const float x[CPU_KEYS]) {
+    for (int i = 0; i < CPU_KEYS; i += 2 * VL) {
+        const __m512bh h = _mm512_cvtne2ps_pbh(v_load(x + i + VL), v_load(x + i));
+        memcpy((bf16_t *)p + i, &h, sizeof h);
+    }
+}
+#else
+static void to_pairs(void *p, const float x[CPU_KEYS]) {
+    to_bf16(p, x, CPU_KEYS);
+}
+#endif
+
+static float soft_exp(void *p, const float s[CPU_KEYS], const struct cpu_soft_row *r, float max,
+                      bool pairs, bool round) {
     const bool whole = r->lo == 0 && r->hi == CPU_KEYS;
     const vf m = v_set1(max);
     float tmp[CPU_KEYS], *out = pairs ? tmp : p;
@@ -37,7 +51,7 @@ static float soft_exp(void *p, const float s[CPU_KEYS], const struct cpu_soft_ro
         total = total + e;
         v_store(out + i, e);
     }
-    if (pairs) to_bf16(p, tmp, CPU_KEYS);
+    if (pairs) to_pairs(p, tmp);
     if (round) round_bf16(out, out, CPU_KEYS);
     return v_sum(total);
 }
@@ -56,7 +70,8 @@ static void exp_small(float x[CPU_MR_MAX]) {
     for (int i = 0; i < CPU_MR_MAX; i += VL) v_store(x + i, v_exp(v_load(x + i)));
 }
 
-// The rows of logits are padded to a whole vector, which may be overwritten; n counts the real ones.
+// The rows of logits are padded to a whole vector, which may be overwritten; n counts the real
+// ones.
 static float logit_max(float *l, int64_t n, float scale, float cap, bool *finite) {
     const vf sc = v_set1(scale), zero = v_set1(0.0f);
     vf max = v_set1(-3.402823466e38f), nan = zero; // x * 0 is NaN unless x is finite
@@ -78,6 +93,7 @@ static float logit_sum(const float *l, int64_t n, float max) {
     vf s = zero;
     int64_t i = 0;
     for (; i + VL <= n; i += VL) s = s + v_exp(v_load(l + i) - m);
-    if (i < n) s = s + v_lt_select(v_iota(), v_set1((float)(n - i)), v_exp(v_load(l + i) - m), zero);
+    if (i < n)
+        s = s + v_lt_select(v_iota(), v_set1((float)(n - i)), v_exp(v_load(l + i) - m), zero);
     return v_sum(s);
 }

@@ -1,27 +1,29 @@
-/* The table of one instruction set; CPU_TABLE, CPU_TABLE_ISA and MR_MAX come from the including file,
- * `transpose` too. */
-const struct cpu_kernels CPU_TABLE = {
-    .isa = CPU_TABLE_ISA,
-    .mr = MR_MAX,
-    .nr = NR,
-    .bf16_pairs = VEC_ISA == 2,
-    .tile_rows = tile_rows,
-    .tile = tile,
-    .tile_p = tile_p,
-    .transpose = transpose,
-    .zip = zip,
-    .floats = floats,
-    .soft_max = soft_max,
-    .soft_exp = soft_exp,
-    .scale_add = scale_add,
-    .scale_out = scale_out,
-    .exp_small = exp_small,
-    .logit_max = logit_max,
-    .logit_sum = logit_sum,
-    .norm = norm,
-    .rope = rope,
-    .act = act,
-    .add = add,
-    .to_bf16 = to_bf16,
-    .round_bf16 = round_bf16,
-};
+/* The table of one instruction set; CPU_TABLE, CPU_TABLE_ISA and MR_MAX come from the including
+ * file, `transpose` too. TABLE_ROWS are the entries that are not products. */
+static void nothing(void) {
+}
+
+static void pack_a(uint32_t *dst, int m, const uint32_t *src, int64_t lds, int n_i, int64_t n_k) {
+    transpose(dst, m, m, src, lds, n_i, n_k);
+}
+
+#define TABLE_ROWS                                                                                 \
+    .transpose = transpose, .zip = zip, .floats = floats, .soft_max = soft_max,                    \
+    .soft_exp = soft_exp, .scale_add = scale_add, .scale_out = scale_out, .exp_small = exp_small,  \
+    .logit_max = logit_max, .logit_sum = logit_sum, .norm = norm, .rope = rope, .act = act,        \
+    .add = add, .to_bf16 = to_bf16, .round_bf16 = round_bf16
+
+const struct cpu_kernels CPU_TABLE = {.isa = CPU_TABLE_ISA,
+                                      .mr = MR_MAX,
+                                      .nr = NR,
+                                      .bf16_pairs = VEC_ISA == 2,
+                                      .step_multiple = 1,
+                                      .kc = 192,
+                                      .thread_begin = nothing,
+                                      .thread_end = nothing,
+                                      .tile_rows = tile_rows,
+                                      .tile = tile,
+                                      .tile_p = tile_p,
+                                      .pack_a = pack_a,
+                                      .peak = peak,
+                                      TABLE_ROWS};

@@ -12,27 +12,34 @@ void cpu_linear(struct dev *dev, struct buf *y, const struct buf *x, const struc
     const struct cpu_rows cut = cpu_cut(d, n_row, w->src.n_in, n_panel);
     unsigned char *scratch = cpu_scratch(d, cut.pack_bytes * (size_t)d->n_thread);
     if (scratch == NULL) return;
-#pragma omp parallel num_threads(d->n_thread)
+#pragma omp parallel num_threads(cpu_team(d, n_row * x->n_col * y->n_col))
     {
         void *pack = scratch + cut.pack_bytes * (size_t)omp_get_thread_num();
         int64_t packed = -1;
+        d->k->thread_begin();
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < cut.n_block * cut.n_group; i++) {
             const int64_t row = i / cut.n_group * cut.block, p0 = i % cut.n_group * cut.group;
             const int64_t n = n_row - row < cut.block ? n_row - row : cut.block;
             if (row != packed) cpu_pack_rows(d, &cut, pack, x, row, n);
             packed = row;
-            const struct cpu_product p = {
-                .w = w, .bias = bias, .pack = pack, .n = n, .steps = cut.steps, .p0 = p0,
-                .p1 = p0 + cut.group < n_panel ? p0 + cut.group : n_panel,
-                .c = cpu_row(y, row) + p0 * d->k->nr, .ldc = y->n_col};
+            const struct cpu_product p = {.w = w,
+                                          .bias = bias,
+                                          .pack = pack,
+                                          .n = n,
+                                          .steps = cut.steps,
+                                          .p0 = p0,
+                                          .p1 = p0 + cut.group < n_panel ? p0 + cut.group : n_panel,
+                                          .c = cpu_row(y, row) + p0 * d->k->nr,
+                                          .ldc = y->n_col};
             cpu_product(d, &p);
         }
+        d->k->thread_end();
     }
 }
 
-/* ---- the head. The vocabulary is cut into blocks of VOCAB columns; each leaves a maximum and a sum of
- * exponentials per row, and they are put together in order of the vocabulary, in double. */
+/* ---- the head. The vocabulary is cut into blocks of VOCAB columns; each leaves a maximum and a
+ * sum of exponentials per row, and they are put together in order of the vocabulary, in double. */
 
 enum { VOCAB = 256 };
 
@@ -70,13 +77,19 @@ static void head_rows(const struct head *h, int64_t row, int64_t n, int64_t v, f
 }
 
 // Rows of one block against blocks v0..v1-1 of the vocabulary.
-static void head_item(const struct head *h, const void *pack, float *c, int64_t row, int64_t n, int64_t v0,
-                      int64_t v1) {
+static void head_item(const struct head *h, const void *pack, float *c, int64_t row, int64_t n,
+                      int64_t v0, int64_t v1) {
     const int64_t per = VOCAB / h->d->k->nr, n_panel = cpu_ceil(h->a->w->src.n_out, h->d->k->nr);
     for (int64_t v = v0; v < v1; v++) {
-        const struct cpu_product p = {
-            .w = h->a->w, .bias = h->a->bias, .pack = pack, .n = n, .steps = h->cut.steps, .p0 = v * per,
-            .p1 = (v + 1) * per < n_panel ? (v + 1) * per : n_panel, .c = c, .ldc = VOCAB};
+        const struct cpu_product p = {.w = h->a->w,
+                                      .bias = h->a->bias,
+                                      .pack = pack,
+                                      .n = n,
+                                      .steps = h->cut.steps,
+                                      .p0 = v * per,
+                                      .p1 = (v + 1) * per < n_panel ? (v + 1) * per : n_panel,
+                                      .c = c,
+                                      .ldc = VOCAB};
         cpu_product(h->d, &p);
         head_rows(h, row, n, v, c);
     }
@@ -115,21 +128,25 @@ void cpu_head(struct dev *dev, const struct dev_head *a, int64_t n_row) {
     if (scratch == NULL) return;
     h.part = (struct part *)(void *)scratch;
     h.target_logit = (float *)(void *)(scratch + parts);
-#pragma omp parallel num_threads(d->n_thread)
+#pragma omp parallel num_threads(cpu_team(d, n_row * a->x->n_col * a->w->src.n_out))
     {
         unsigned char *own = scratch + parts + logits + per_thread * (size_t)omp_get_thread_num();
         float *c = (float *)(void *)(own + h.cut.pack_bytes);
         int64_t packed = -1;
+        d->k->thread_begin();
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < h.cut.n_block * h.cut.n_group; i++) {
-            const int64_t row = i / h.cut.n_group * h.cut.block, v0 = i % h.cut.n_group * h.cut.group;
+            const int64_t row = i / h.cut.n_group * h.cut.block,
+                          v0 = i % h.cut.n_group * h.cut.group;
             const int64_t n = n_row - row < h.cut.block ? n_row - row : h.cut.block;
             const int64_t v1 = v0 + h.cut.group < h.n_block ? v0 + h.cut.group : h.n_block;
             if (row != packed) cpu_pack_rows(d, &h.cut, own, a->x, row, n);
             packed = row;
             head_item(&h, own, c, row, n, v0, v1);
         }
+        d->k->thread_end();
 #pragma omp for schedule(static)
-        for (int64_t r = 0; r < n_row; r++) logp[r] = target[r] < 0 ? (double)NAN : head_result(&h, r);
+        for (int64_t r = 0; r < n_row; r++)
+            logp[r] = target[r] < 0 ? (double)NAN : head_result(&h, r);
     }
 }

@@ -2,16 +2,15 @@
 #include "kernels/cpu/cpu_impl.h"
 
 enum {
-    KC = 192,              // steps of a slice: a slice of B (nr words wide) and one of A stay in L1
-    A_BYTES = 768 * 1024,  // packed A of a block: well inside L2
-    BLOCK_TILES = 12       // and no more row tiles than this, for the balance of threads
+    A_BYTES = 768 * 1024, // packed A of a block: well inside L2
+    BLOCK_TILES = 12      // and no more row tiles than this, for the balance of threads
 };
 
 void cpu_words(const struct cpu_dev *d, uint32_t *out, const float *x, int64_t n) {
     if (d->pairs) {
         bf16_t *h = (bf16_t *)out;
         d->k->to_bf16(h, x, n);
-        if (n % 2 != 0) h[n] = 0;
+        for (int64_t i = n; i < 2 * cpu_steps(d, n); i++) h[i] = 0;
     } else if (d->round) {
         d->k->round_bf16((float *)out, x, n);
     } else {
@@ -39,8 +38,8 @@ struct cpu_rows cpu_cut(const struct cpu_dev *d, int64_t n_row, int64_t n_in, in
     return c;
 }
 
-void cpu_pack_rows(const struct cpu_dev *d, const struct cpu_rows *cut, void *pack, const struct buf *x,
-                   int64_t row, int64_t n) {
+void cpu_pack_rows(const struct cpu_dev *d, const struct cpu_rows *cut, void *pack,
+                   const struct buf *x, int64_t row, int64_t n) {
     const int mr = d->k->mr;
     uint32_t *out = pack, *words = out + cut->block * cut->steps;
     for (int64_t i = 0; i < n; i += mr) {
@@ -51,15 +50,16 @@ void cpu_pack_rows(const struct cpu_dev *d, const struct cpu_rows *cut, void *pa
             from = dev_host_row(x, row + i);
             lds = x->n_col;
         } else {
-            for (int r = 0; r < rows; r++) cpu_words(d, words + r * lds, cpu_row(x, row + i + r), x->n_col);
+            for (int r = 0; r < rows; r++)
+                cpu_words(d, words + r * lds, cpu_row(x, row + i + r), x->n_col);
         }
-        d->k->transpose(out + i * cut->steps, m, m, from, lds, rows, cut->steps);
+        d->k->pack_a(out + i * cut->steps, m, from, lds, rows, cut->steps);
     }
 }
 
 // One tile whose rows or columns are not all there: by way of a whole one.
-static void edge_tile(const struct cpu_dev *d, int m, int64_t steps, const void *a, const void *b, float *c,
-                      int64_t ldc, const float *first, int rows, int cols) {
+static void edge_tile(const struct cpu_dev *d, int m, int64_t steps, const void *a, const void *b,
+                      float *c, int64_t ldc, const float *first, int rows, int cols) {
     float t[CPU_MR_MAX * 64] = {0};
     const int nr = d->k->nr;
     if (first == NULL)
@@ -71,8 +71,8 @@ static void edge_tile(const struct cpu_dev *d, int m, int64_t steps, const void 
 void cpu_product(const struct cpu_dev *d, const struct cpu_product *p) {
     const int mr = d->k->mr, nr = d->k->nr;
     const int64_t n_out = p->w->src.n_out;
-    for (int64_t s = 0; s < p->steps; s += KC) {
-        const int64_t n_s = p->steps - s < KC ? p->steps - s : KC;
+    for (int64_t s = 0; s < p->steps; s += d->k->kc) {
+        const int64_t n_s = p->steps - s < d->k->kc ? p->steps - s : d->k->kc;
         for (int64_t j = p->p0; j < p->p1; j++) {
             const uint32_t *b = (const uint32_t *)p->w->state + (j * p->steps + s) * nr;
             const float *first = s > 0 ? NULL : cpu_vector(p->bias, j * nr);

@@ -13,15 +13,20 @@ void cpu_embed(struct dev *dev, struct buf *y, const struct wt *table, const str
             return;
         }
     int64_t bad = INT64_MAX; // the first row that is not finite
-#pragma omp parallel for num_threads(d->n_thread) schedule(static) reduction(min : bad)
+#pragma omp parallel for num_threads(cpu_team(d, 16 * n_row * y->n_col)) schedule(static)          \
+    reduction(min                                                                                  \
+              : bad)
     for (int64_t r = 0; r < n_row; r++) {
         float *row = cpu_row(y, r);
-        if (!d->k->floats(row, dev_src_ptr(&table->src, id[r]), table->src.dtype, y->n_col) && r < bad) bad = r;
+        if (!d->k->floats(row, dev_src_ptr(&table->src, id[r]), table->src.dtype, y->n_col) &&
+            r < bad)
+            bad = r;
         if (scale != 1)
             for (int64_t k = 0; k < y->n_col; k++) row[k] = (float)((double)row[k] * scale);
     }
     if (bad != INT64_MAX)
-        dev_fail(dev, E_FORMAT, "%s holds NaN or infinity in row %d", table->src.name, (int)id[bad]);
+        dev_fail(dev, E_FORMAT, "%s holds NaN or infinity in row %d", table->src.name,
+                 (int)id[bad]);
 }
 
 void cpu_norm(struct dev *dev, struct buf *y, const struct buf *x, const struct dev_norm *p,
@@ -29,18 +34,18 @@ void cpu_norm(struct dev *dev, struct buf *y, const struct buf *x, const struct 
     struct cpu_dev *d = cpu_of(dev);
     const int64_t n = x->n_col / p->n_group;
     const float *w = cpu_vector(p->weight, 0), *b = p->bias != NULL ? cpu_vector(p->bias, 0) : NULL;
-#pragma omp parallel for num_threads(d->n_thread) schedule(static)
+#pragma omp parallel for num_threads(cpu_team(d, 16 * n_row * x->n_col)) schedule(static)
     for (int64_t r = 0; r < n_row; r++)
         for (int g = 0; g < p->n_group; g++)
             d->k->norm(cpu_row(y, r) + g * n, cpu_row(x, r) + g * n, w, b, n, p->kind == NORM_LAYER,
                        (float)p->eps, (float)p->weight_offset);
 }
 
-void cpu_angles(struct dev *dev, struct buf *ang, const struct buf *pos, const double *freq, int n_pair,
-                double mscale, int64_t n_row) {
+void cpu_angles(struct dev *dev, struct buf *ang, const struct buf *pos, const double *freq,
+                int n_pair, double mscale, int64_t n_row) {
     struct cpu_dev *d = cpu_of(dev);
     const int64_t *at = pos->data;
-#pragma omp parallel for num_threads(d->n_thread) schedule(static)
+#pragma omp parallel for num_threads(cpu_team(d, 128 * n_row * n_pair)) schedule(static)
     for (int64_t r = 0; r < n_row; r++)
         for (int k = 0; k < n_pair; k++) {
             double s = 0, c = 0;
@@ -56,8 +61,9 @@ void cpu_angles(struct dev *dev, struct buf *ang, const struct buf *pos, const d
 void cpu_rope(struct dev *dev, struct buf *y, const struct buf *x, const struct buf *ang,
               const struct dev_rope *p, int64_t n_row) {
     struct cpu_dev *d = cpu_of(dev);
-#pragma omp parallel for num_threads(d->n_thread) schedule(static)
-    for (int64_t r = 0; r < n_row; r++) d->k->rope(cpu_row(y, r), cpu_row(x, r), cpu_row(ang, r), p);
+#pragma omp parallel for num_threads(cpu_team(d, 16 * n_row * x->n_col)) schedule(static)
+    for (int64_t r = 0; r < n_row; r++)
+        d->k->rope(cpu_row(y, r), cpu_row(x, r), cpu_row(ang, r), p);
 }
 
 static void store_row(const struct cpu_dev *d, struct buf *kv, int64_t row, const float *x) {
@@ -67,11 +73,12 @@ static void store_row(const struct cpu_dev *d, struct buf *kv, int64_t row, cons
         memcpy(dev_host_row(kv, row), x, kv->row_bytes);
 }
 
-void cpu_kv_store(struct dev *dev, struct buf *kv, const struct buf *x, const struct buf *seg, int n_seg) {
+void cpu_kv_store(struct dev *dev, struct buf *kv, const struct buf *x, const struct buf *seg,
+                  int n_seg) {
     struct cpu_dev *d = cpu_of(dev);
     const struct dev_seg *segs = seg->data;
     if (!dev_host_segs_ok(dev, segs, n_seg, x->n_row, kv->n_row, false, false)) return;
-#pragma omp parallel num_threads(d->n_thread)
+#pragma omp parallel num_threads(cpu_team(d, 16 * x->n_row * x->n_col))
     for (int i = 0; i < n_seg; i++) {
         const struct dev_seg *s = segs + i;
 #pragma omp for schedule(static) nowait
@@ -83,16 +90,17 @@ void cpu_kv_store(struct dev *dev, struct buf *kv, const struct buf *x, const st
     }
 }
 
-void cpu_act(struct dev *dev, struct buf *y, const struct buf *g, const struct buf *u, enum act_kind kind,
-             int64_t n_row) {
+void cpu_act(struct dev *dev, struct buf *y, const struct buf *g, const struct buf *u,
+             enum act_kind kind, int64_t n_row) {
     struct cpu_dev *d = cpu_of(dev);
-#pragma omp parallel for num_threads(d->n_thread) schedule(static)
+#pragma omp parallel for num_threads(cpu_team(d, 32 * n_row * y->n_col)) schedule(static)
     for (int64_t r = 0; r < n_row; r++)
         d->k->act(cpu_row(y, r), cpu_row(g, r), u != NULL ? cpu_row(u, r) : NULL, y->n_col, kind);
 }
 
 void cpu_add(struct dev *dev, struct buf *y, const struct buf *x, double scale, int64_t n_row) {
     struct cpu_dev *d = cpu_of(dev);
-#pragma omp parallel for num_threads(d->n_thread) schedule(static)
-    for (int64_t r = 0; r < n_row; r++) d->k->add(cpu_row(y, r), cpu_row(x, r), (float)scale, y->n_col);
+#pragma omp parallel for num_threads(cpu_team(d, 8 * n_row * y->n_col)) schedule(static)
+    for (int64_t r = 0; r < n_row; r++)
+        d->k->add(cpu_row(y, r), cpu_row(x, r), (float)scale, y->n_col);
 }

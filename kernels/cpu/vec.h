@@ -15,12 +15,24 @@
 #include <immintrin.h>
 enum { VL = 16 };
 typedef __m512 vf;
-static inline vf v_set1(float x) { return _mm512_set1_ps(x); }
-static inline vf v_load(const float *p) { return _mm512_loadu_ps(p); }
-static inline void v_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
-static inline vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
-static inline vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
-static inline vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+static inline vf v_set1(float x) {
+    return _mm512_set1_ps(x);
+}
+static inline vf v_load(const float *p) {
+    return _mm512_loadu_ps(p);
+}
+static inline void v_store(float *p, vf x) {
+    _mm512_storeu_ps(p, x);
+}
+static inline vf v_fma(vf a, vf b, vf c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+static inline vf v_max(vf a, vf b) {
+    return _mm512_max_ps(a, b);
+}
+static inline vf v_min(vf a, vf b) {
+    return _mm512_min_ps(a, b);
+}
 /* a < b ? x : y, lane by lane; false for NaN. */
 static inline vf v_lt_select(vf a, vf b, vf x, vf y) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
@@ -34,17 +46,37 @@ static inline vf v_iota(void) {
     return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 
+/* Sum and maximum of the lanes: halves upon halves, always the same tree. */
+static inline float v_sum(vf x) {
+    return _mm512_reduce_add_ps(x);
+}
+static inline float v_max_lane(vf x) {
+    return _mm512_reduce_max_ps(x);
+}
+
 #elif VEC_ISA == 1
 
 #include <immintrin.h>
 enum { VL = 8 };
 typedef __m256 vf;
-static inline vf v_set1(float x) { return _mm256_set1_ps(x); }
-static inline vf v_load(const float *p) { return _mm256_loadu_ps(p); }
-static inline void v_store(float *p, vf x) { _mm256_storeu_ps(p, x); }
-static inline vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
-static inline vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); }
-static inline vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
+static inline vf v_set1(float x) {
+    return _mm256_set1_ps(x);
+}
+static inline vf v_load(const float *p) {
+    return _mm256_loadu_ps(p);
+}
+static inline void v_store(float *p, vf x) {
+    _mm256_storeu_ps(p, x);
+}
+static inline vf v_fma(vf a, vf b, vf c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+static inline vf v_max(vf a, vf b) {
+    return _mm256_max_ps(a, b);
+}
+static inline vf v_min(vf a, vf b) {
+    return _mm256_min_ps(a, b);
+}
 static inline vf v_lt_select(vf a, vf b, vf x, vf y) {
     return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
 }
@@ -52,7 +84,19 @@ static inline vf v_ldexp(vf p, vf z) {
     const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(z), 23);
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), n));
 }
-static inline vf v_iota(void) { return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7); }
+static inline vf v_iota(void) {
+    return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7);
+}
+static inline float v_sum(vf x) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+static inline float v_max_lane(vf x) {
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
 
 #else
 
@@ -60,40 +104,45 @@ static inline vf v_iota(void) { return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7); }
 enum { VL = 4 };
 typedef float vf __attribute__((vector_size(16)));
 typedef uint32_t vu __attribute__((vector_size(16)));
-static inline vf v_set1(float x) { return (vf){x, x, x, x}; }
+static inline vf v_set1(float x) {
+    return (vf){x, x, x, x};
+}
 static inline vf v_load(const float *p) {
     vf x;
     memcpy(&x, p, sizeof x);
     return x;
 }
-static inline void v_store(float *p, vf x) { memcpy(p, &x, sizeof x); }
-static inline vf v_fma(vf a, vf b, vf c) { return a * b + c; }
+static inline void v_store(float *p, vf x) {
+    memcpy(p, &x, sizeof x);
+}
+static inline vf v_fma(vf a, vf b, vf c) {
+    return a * b + c;
+}
 static inline vf v_lt_select(vf a, vf b, vf x, vf y) {
     const vu m = (vu)(a < b);
     return (vf)((m & (vu)x) | (~m & (vu)y));
 }
-static inline vf v_max(vf a, vf b) { return v_lt_select(b, a, a, b); }
-static inline vf v_min(vf a, vf b) { return v_lt_select(a, b, a, b); }
-static inline vf v_ldexp(vf p, vf z) { return (vf)((vu)p + ((vu)z << 23)); }
-static inline vf v_iota(void) { return (vf){0, 1, 2, 3}; }
-
-#endif
-
-/* Sum and maximum of the lanes, always by the same tree. */
+static inline vf v_max(vf a, vf b) {
+    return v_lt_select(b, a, a, b);
+}
+static inline vf v_min(vf a, vf b) {
+    return v_lt_select(a, b, a, b);
+}
+static inline vf v_ldexp(vf p, vf z) {
+    return (vf)((vu)p + ((vu)z << 23));
+}
+static inline vf v_iota(void) {
+    return (vf){0, 1, 2, 3};
+}
 static inline float v_sum(vf x) {
-    float a[VL];
-    v_store(a, x);
-    for (int w = VL / 2; w > 0; w /= 2)
-        for (int i = 0; i < w; i++) a[i] += a[i + w];
-    return a[0];
+    return (x[0] + x[2]) + (x[1] + x[3]);
 }
 static inline float v_max_lane(vf x) {
-    float a[VL];
-    v_store(a, x);
-    for (int w = VL / 2; w > 0; w /= 2)
-        for (int i = 0; i < w; i++) a[i] = a[i] > a[i + w] ? a[i] : a[i + w];
-    return a[0];
+    const float a = x[0] > x[2] ? x[0] : x[2], b = x[1] > x[3] ? x[1] : x[3];
+    return a > b ? a : b;
 }
+
+#endif
 
 /* e^x to 1.5e-7 relative (tests/test_ops.c sweeps it through dev_act); 0 below -87, the largest
  * result e^88; NaN stays NaN; e^0 is exactly 1. x = n ln2 + r, |r| <= ln2 / 2; e^r by a polynomial

@@ -7,7 +7,7 @@
 enum {
     // Columns of a panel that are converted at a time: nr rows of them stay in L1. Whole blocks.
     PACK_K = DTYPE_MOST_BLOCK,
-    PAD = 64      // vectors are padded to a multiple of the widest panel
+    PAD = 64 // vectors are padded to a multiple of the widest panel
 };
 
 static struct cpu_piece *find_piece(struct cpu_dev *d, size_t bytes) {
@@ -64,7 +64,8 @@ const float *cpu_vector(const struct wt *w, int64_t at) {
 }
 
 // Panel p of a matrix: nr of its rows, step-major. False when something in it is not finite.
-static bool pack_panel(const struct cpu_dev *d, const struct dev_weight_src *s, int64_t p, uint32_t *out) {
+static bool pack_panel(const struct cpu_dev *d, const struct dev_weight_src *s, int64_t p,
+                       uint32_t *out) {
     const int nr = d->k->nr;
     const int64_t row = p * nr;
     const int n = (int)(s->n_out - row < nr ? s->n_out - row : nr);
@@ -74,7 +75,8 @@ static bool pack_panel(const struct cpu_dev *d, const struct dev_weight_src *s, 
     for (int64_t k = 0; k < s->n_in; k += PACK_K) {
         const int64_t n_k = s->n_in - k < PACK_K ? s->n_in - k : PACK_K;
         for (int i = 0; i < n; i++) {
-            ok &= d->k->floats(x, dev_src_ptr(s, row + i) + dtype_row_bytes(s->dtype, k), s->dtype, n_k);
+            ok &= d->k->floats(x, dev_src_ptr(s, row + i) + dtype_row_bytes(s->dtype, k), s->dtype,
+                               n_k);
             cpu_words(d, words + i * PACK_K, x, n_k);
         }
         d->k->transpose(out + cpu_steps(d, k) * nr, nr, nr, words, PACK_K, n, cpu_steps(d, n_k));
@@ -83,16 +85,20 @@ static bool pack_panel(const struct cpu_dev *d, const struct dev_weight_src *s, 
 }
 
 static bool pack_matrix(const struct cpu_dev *d, const struct wt *w, uint32_t *out) {
-    const int64_t n_panel = cpu_ceil(w->src.n_out, d->k->nr), words = cpu_steps(d, w->src.n_in) * d->k->nr;
+    const int64_t n_panel = cpu_ceil(w->src.n_out, d->k->nr),
+                  words = cpu_steps(d, w->src.n_in) * d->k->nr;
     int bad = 0;
-#pragma omp parallel for num_threads(d->n_thread) schedule(dynamic, 1) reduction(| : bad)
+#pragma omp parallel for num_threads(cpu_team(d, 16 * n_panel * words)) schedule(dynamic, 1)       \
+    reduction(|                                                                                    \
+              : bad)
     for (int64_t p = 0; p < n_panel; p++) bad |= !pack_panel(d, &w->src, p, out + p * words);
     return bad == 0;
 }
 
 static bool pack_vector(const struct wt *w, float *out, int64_t padded) {
     bool ok = true;
-    for (int64_t i = 0; i < w->src.n_out; i++) ok &= dev_src_floats(out + i, dev_src_ptr(&w->src, i), w->src.dtype, 1);
+    for (int64_t i = 0; i < w->src.n_out; i++)
+        ok &= dev_src_floats(out + i, dev_src_ptr(&w->src, i), w->src.dtype, 1);
     for (int64_t i = w->src.n_out; i < padded; i++) out[i] = 0.0f;
     return ok;
 }
@@ -110,7 +116,8 @@ void cpu_wt_prepare(struct dev *dev, struct wt *w) {
     }
     w->state = take_memory(d, bytes);
     if (w->state == NULL) return;
-    const bool ok = w->use == WT_MATRIX ? pack_matrix(d, w, w->state) : pack_vector(w, w->state, padded);
+    const bool ok =
+        w->use == WT_MATRIX ? pack_matrix(d, w, w->state) : pack_vector(w, w->state, padded);
     if (ok) return;
     dev_fail(dev, E_FORMAT, "%s holds NaN or infinity", w->src.name);
     cpu_wt_release(w);

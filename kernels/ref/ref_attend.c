@@ -4,7 +4,8 @@
 
 #include <math.h>
 
-void ref_kv_store(struct dev *d, struct buf *kv, const struct buf *x, const struct buf *seg, int n_seg) {
+void ref_kv_store(struct dev *d, struct buf *kv, const struct buf *x, const struct buf *seg,
+                  int n_seg) {
     const struct dev_seg *segs = seg->data;
     if (!dev_host_segs_ok(d, segs, n_seg, x->n_row, kv->n_row, false, false)) return;
     for (int i = 0; i < n_seg; i++)
@@ -21,10 +22,12 @@ void ref_kv_store(struct dev *d, struct buf *kv, const struct buf *x, const stru
         }
 }
 
-static double score(const struct dev_attend *a, const struct dev_seg *s, int64_t r, int h, int64_t j) {
+static double score(const struct dev_attend *a, const struct dev_seg *s, int64_t r, int h,
+                    int64_t j) {
     const bool sink = j < s->n_sink;
     const int kv = h / (a->n_head / a->n_kv);
-    const double *q = ref_row(sink ? a->q_sink : a->q_win, s->first_row + r) + (int64_t)h * a->d_head;
+    const double *q =
+        ref_row(sink ? a->q_sink : a->q_win, s->first_row + r) + (int64_t)h * a->d_head;
     const double *k = ref_row(a->k, dev_seg_key_row(s, j)) + (int64_t)kv * a->d_head;
     double x = 0;
     for (int i = 0; i < a->d_head; i++) x += q[i] * k[i];
@@ -38,7 +41,8 @@ static double score(const struct dev_attend *a, const struct dev_seg *s, int64_t
 }
 
 // One row and head: scores of the visible keys into p (their number is the longest row's at most).
-static void attend_row(const struct dev_attend *a, const struct dev_seg *s, int64_t r, int h, double *p) {
+static void attend_row(const struct dev_attend *a, const struct dev_seg *s, int64_t r, int h,
+                       double *p) {
     const int64_t t = s->pos + r, first = dev_seg_first_win(s, r);
     const int kv = h / (a->n_head / a->n_kv);
     int64_t n = 0;

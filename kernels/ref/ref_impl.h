@@ -1,4 +1,5 @@
-/* Private to kernels/ref/: the oracle. Plain loops in double over host memory; no entry is clever. */
+/* Private to kernels/ref/: the oracle. Plain loops in double over host memory; no entry is clever.
+ */
 #ifndef BASIN_KERNELS_REF_IMPL_H
 #define BASIN_KERNELS_REF_IMPL_H
 
@@ -26,7 +27,8 @@ void ref_angles(struct dev *d, struct buf *ang, const struct buf *pos, const dou
                 int n_pair, double mscale, int64_t n_row);
 void ref_rope(struct dev *d, struct buf *y, const struct buf *x, const struct buf *ang,
               const struct dev_rope *p, int64_t n_row);
-void ref_kv_store(struct dev *d, struct buf *kv, const struct buf *x, const struct buf *seg, int n_seg);
+void ref_kv_store(struct dev *d, struct buf *kv, const struct buf *x, const struct buf *seg,
+                  int n_seg);
 void ref_attend(struct dev *d, const struct dev_attend *a, int64_t n_row);
 void ref_act(struct dev *d, struct buf *y, const struct buf *g, const struct buf *u,
              enum act_kind kind, int64_t n_row);

@@ -13,7 +13,8 @@ void ref_embed(struct dev *d, struct buf *y, const struct wt *table, const struc
         for (int64_t k = 0; k < y->n_col; k++) {
             const double x = ref_weight(table, id[r], k);
             if (!isfinite(x)) {
-                dev_fail(d, E_FORMAT, "%s holds NaN or infinity in row %d", table->src.name, (int)id[r]);
+                dev_fail(d, E_FORMAT, "%s holds NaN or infinity in row %d", table->src.name,
+                         (int)id[r]);
                 return;
             }
             ref_row(y, r)[k] = scale * x;
@@ -42,7 +43,8 @@ void ref_norm(struct dev *d, struct buf *y, const struct buf *x, const struct de
     (void)d;
     const int64_t n = x->n_col / p->n_group;
     for (int64_t r = 0; r < n_row; r++)
-        for (int g = 0; g < p->n_group; g++) norm_group(ref_row(y, r) + g * n, ref_row(x, r) + g * n, n, p);
+        for (int g = 0; g < p->n_group; g++)
+            norm_group(ref_row(y, r) + g * n, ref_row(x, r) + g * n, n, p);
 }
 
 void ref_linear(struct dev *d, struct buf *y, const struct buf *x, const struct wt *w,
@@ -56,8 +58,8 @@ void ref_linear(struct dev *d, struct buf *y, const struct buf *x, const struct 
         }
 }
 
-void ref_angles(struct dev *d, struct buf *ang, const struct buf *pos, const double *freq, int n_pair,
-                double mscale, int64_t n_row) {
+void ref_angles(struct dev *d, struct buf *ang, const struct buf *pos, const double *freq,
+                int n_pair, double mscale, int64_t n_row) {
     (void)d;
     const int64_t *p = pos->data;
     for (int64_t r = 0; r < n_row; r++)
@@ -76,7 +78,8 @@ void ref_rope(struct dev *d, struct buf *y, const struct buf *x, const struct bu
             const double *from = ref_row(x, r) + (int64_t)h * p->d_head;
             double *to = ref_row(y, r) + (int64_t)h * p->d_head;
             for (int k = 0; k < n_pair; k++) {
-                const int i = p->interleaved ? 2 * k : k, j = p->interleaved ? 2 * k + 1 : k + n_pair;
+                const int i = p->interleaved ? 2 * k : k,
+                          j = p->interleaved ? 2 * k + 1 : k + n_pair;
                 const double a = from[i], b = from[j];
                 const double c = ref_row(ang, r)[k], s = ref_row(ang, r)[n_pair + k];
                 to[i] = a * c - b * s;
@@ -96,8 +99,8 @@ static double activate(double g, enum act_kind kind) {
     return g < 0 ? 0 : g; // NaN stays NaN
 }
 
-void ref_act(struct dev *d, struct buf *y, const struct buf *g, const struct buf *u, enum act_kind kind,
-             int64_t n_row) {
+void ref_act(struct dev *d, struct buf *y, const struct buf *g, const struct buf *u,
+             enum act_kind kind, int64_t n_row) {
     (void)d;
     for (int64_t r = 0; r < n_row; r++)
         for (int64_t k = 0; k < y->n_col; k++) {

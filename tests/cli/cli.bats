@@ -2,7 +2,7 @@
 # The command line as a user meets it. BASIN names the binary; make passes it.
 
 setup_file() {
-    export ROOT="$(cd "$BATS_TEST_DIRNAME/.." && pwd)"
+    export ROOT="$(cd "$BATS_TEST_DIRNAME/../.." && pwd)"
     export BASIN="${BASIN:-$ROOT/build/release/basin}"
     [[ "$BASIN" == /* ]] || BASIN="$PWD/$BASIN"
     export MODEL="$ROOT/examples/demo/model" TEXT="$ROOT/examples/demo/persuasion.txt"
