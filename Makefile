@@ -29,7 +29,7 @@ ISA_avx512 := $(if $(X86),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf1
 SAN_asan  := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SAN_ubsan := -fsanitize=undefined -fno-sanitize-recover=all
 SAN_tsan  := -fsanitize=thread
-SAN = $(SAN_$(FLAVOUR))
+SAN = $(SAN_$(FLAVOUR)) $(FUZZ_SAN_$(FLAVOUR))
 
 HAVE_NVCC := $(shell command -v $(NVCC) 2>/dev/null)
 CUDA_ON   := $(if $(filter 1,$(CUDA)),1,$(if $(filter 0,$(CUDA)),,$(if $(and $(HAVE_NVCC),$(wildcard kernels/cuda/*.cu)),1)))
@@ -84,7 +84,7 @@ $(OUT)/tools/bench/%: $(OUT)/tools/bench/%.o $(LIB)
 .SECONDARY:
 -include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d)
 
-.PHONY: setup demo test test-all test-programs asan ubsan tsan valgrind lint format install clean help
+.PHONY: setup demo test test-all test-programs asan ubsan tsan valgrind fuzz fuzz-programs fuzz-link fuzz-coverage lint format install clean help
 setup: ## install what is missing (Debian packages); without root, print the line to run
 	@tools/setup $(APT_TOOLS) $(APT_LIBS) $(APT_TESTS)
 
@@ -104,6 +104,20 @@ test-all: test ## deeper: every sanitizer, valgrind, long documents, many kills
 asan ubsan: ## the test programs under ASan + UBSan, or UBSan alone
 	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=$@ all test-programs
 	@tools/runtests build/$@
+# The parsers under libFuzzer, with sanitizers or with coverage instead.
+FUZZ_SAN_fuzz    := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+FUZZ_SAN_fuzzcov := -fsanitize=fuzzer-no-link -fprofile-instr-generate -fcoverage-mapping
+FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/%,$(wildcard tests/fuzz/fuzz_*.c))
+$(OUT)/fuzz_%: $(OUT)/tests/fuzz/fuzz_%.o $(LIB)
+	$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer $^ $(LDFLAGS) $(LIBS) -o $@
+fuzz-programs:
+	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=fuzz CC=$(CLANG) fuzz-link
+fuzz-link: $(FUZZERS)
+fuzz: fuzz-programs ## every parser under libFuzzer, FUZZ_SECONDS (10) each
+	@tools/fuzz $(or $(FUZZ_SECONDS),10)
+fuzz-coverage: ## the share of each parser's lines that the fuzzers reach
+	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=fuzzcov CC=$(CLANG) fuzz-link
+	@tools/fuzz --coverage $(or $(FUZZ_SECONDS),10)
 valgrind: all ## a small run under valgrind's memcheck (portable kernels)
 	@tools/valgrind $(BIN)
 tsan: ## a two-thread run under ThreadSanitizer (clang's OpenMP runtime)
