@@ -168,6 +168,7 @@ static bool floats(float *out, const unsigned char *p, enum dtype type, int64_t 
 // As dev_src_floats; F16 by the machine's instruction, the rest as the compiler vectorises it.
 static bool floats(float *out, const unsigned char *p, enum dtype type, int64_t n) {
     int64_t i = 0;
+    if (dtype_block(type) > 1) return dev_src_floats(out, p, type, n);
     if (type == DT_F32) {
         memcpy(out, p, (size_t)n * sizeof *out);
         i = n;
