@@ -68,6 +68,7 @@ $(BIN): $(CMD) $(LIB)
 WRAP_ALLOC := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign
 WRAP_test_manifest    := $(WRAP_ALLOC)
 WRAP_test_safetensors := $(WRAP_ALLOC)
+WRAP_test_gguf        := $(WRAP_ALLOC)
 WRAP_test_corpus      := $(WRAP_ALLOC)
 WRAP_test_corpus_glob := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 WRAP_test_tok         := $(WRAP_ALLOC)

@@ -44,7 +44,7 @@ static inline size_t dtype_bytes(enum dtype t) {
 
 /* Bytes of n elements that lie together; n is a multiple of the block. May overflow. */
 static inline size_t dtype_row_bytes(enum dtype t, int64_t n) {
-    return (size_t)(n / dtype_block(t)) * dtype_bytes(t);
+    return (size_t)(t < DT_Q8_0 ? n : n / dtype_block(t)) * dtype_bytes(t);
 }
 
 /* Whether weights may be stored as this. */

@@ -7,9 +7,8 @@
 
 double ref_weight(const struct wt *w, int64_t row, int64_t col) {
     const enum dtype type = w->src.dtype;
-    const int64_t block = dtype_block(type);
-    return ref_element(dev_src_ptr(&w->src, row) + dtype_row_bytes(type, col), type,
-                       (int)(col % block));
+    const int i = type < DT_Q8_0 ? 0 : (int)(col % dtype_block(type));
+    return ref_element(dev_src_ptr(&w->src, row) + dtype_row_bytes(type, col), type, i);
 }
 
 // Weights are read where they lie; preparing only looks for what is not a number.
