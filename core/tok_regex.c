@@ -196,6 +196,10 @@ static enum status escape(struct rewrite *w, bool in_class) {
         break;
     case 'h': sbuf_printf(&w->out, "%s0-9a-fA-F%s", open, close); break;
     case 'v': sbuf_puts(&w->out, "\\x{b}"); break;
+    case 'z': // the end of the text
+        if (in_class) return refuse(w, "escape");
+        sbuf_puts(&w->out, "\\z");
+        break;
     case 'n':
     case 'r':
     case 't':
