@@ -65,8 +65,9 @@ static enum status init_pieces(struct tok *t, struct err *e) {
     t->n_symbols = t->n_vocab;
     TRY(mem_zalloc(&t->arena, bytes, 1, e));
     TRY(mem_zalloc(&t->special, n, 1, e));
-    TRY(mem_zalloc(&t->pieces, n, sizeof *t->pieces, e));
+    TRY(mem_zalloc(&t->pieces, n + 1, sizeof *t->pieces, e));
     for (size_t i = 0; i < n; i++) t->pieces[i].n = UINT32_MAX;
+    t->pieces[n].n = 1; // a byte without a token
     const bool chars = j->model != TOKJSON_BYTES;
     const struct naming how = {chars ? NULL : byte_of, chars, j->spaced};
     for (size_t i = 0; i < j->n_merges; i++) t->special[j->merges[i].made] |= IS_MADE;

@@ -114,7 +114,9 @@ enum status tok_bpe_init(struct tok *t, struct err *e) {
     }
     for (int i = 0; i < 256; i++) {
         const bool in_utf8 = i < 0xF5 && i != 0xC0 && i != 0xC1;
-        if (t->byte_id[i] < 0 && in_utf8) {
+        if (t->byte_id[i] >= 0) continue;
+        t->byte_id[i] = t->n_vocab; // a symbol of one byte that joins nothing and is no token
+        if (in_utf8 && !j->byte_gaps) {
             FAIL(e, E_FORMAT, "the vocabulary has no token for byte 0x%02X", (unsigned)i);
         }
     }
@@ -398,6 +400,31 @@ done:
 
 /* ---- the last stage ---- */
 
+// Ids of a word of which some bytes have no token, or its ids one by one: reading stays ahead of
+// writing, so they may lie where they are put.
+static enum status emit_slowly(struct tok_stage *g, size_t size, const int32_t *ids, size_t n,
+                               bool *exact, int64_t *raw, struct err *e) {
+    enum status st = OK;
+    struct tok_stream *s = g->stream;
+    size_t at = 0;
+    for (size_t i = 0; i < n; i++) {
+        const int32_t id = ids[i];
+        at += s->t->pieces[id].n;
+        *raw = tok_text_raw(&g->text, at, exact);
+        if (id < s->t->n_vocab) TRY(tok_emit(s, id, *raw, e));
+    }
+    CHECK(at == size);
+done:
+    return st;
+}
+
+static bool all_tokens(const struct tok *t, const int32_t *ids, size_t n) {
+    for (size_t i = 0; t->json->byte_gaps && i < n; i++) {
+        if (ids[i] >= t->n_vocab) return false;
+    }
+    return true;
+}
+
 // A word that lies in the document byte for byte: places follow from the lengths of the tokens.
 static enum status bpe_whole(struct tok_stage *g, struct tok_span v, struct err *e) {
     enum status st = OK;
@@ -409,6 +436,10 @@ static enum status bpe_whole(struct tok_stage *g, struct tok_span v, struct err 
         goto done;
     }
     TRY(tok_encode(s, v.s, v.n, &ids, &n, e));
+    if (!all_tokens(s->t, ids, n)) {
+        st = tok_stage_whole(g, v, e);
+        goto done;
+    }
     TRY(tok_emit_word(s, ids, n, v.raw - (int64_t)v.n, v.raw, e));
     tok_note_safe(s, v.raw);
 done:
@@ -424,7 +455,7 @@ static enum status bpe_end(struct tok_stage *g, struct err *e) {
     struct tok_stream *s = g->stream;
     const size_t size = tok_text_n(&g->text);
     const int32_t *ids;
-    size_t n, at = 0;
+    size_t n;
     if (size == 0) goto done;
     if (size > TOK_MAX_STRETCH) {
         bool unused;
@@ -435,12 +466,10 @@ static enum status bpe_end(struct tok_stage *g, struct err *e) {
     const struct tok_span all = tok_text_span(&g->text, 0, size);
     bool exact = all.n == size && all.place == TOK_LINEAR;
     int64_t raw = all.raw;
-    if (exact) TRY(tok_emit_word(s, ids, n, raw - (int64_t)size, raw, e));
-    // One by one otherwise. The ids may lie where they are put: reading stays ahead of writing.
-    for (size_t i = 0; i < n && !(all.n == size && all.place == TOK_LINEAR); i++) {
-        at += s->t->pieces[ids[i]].n;
-        raw = tok_text_raw(&g->text, at, &exact);
-        TRY(tok_emit(s, ids[i], raw, e));
+    if (exact && all_tokens(s->t, ids, n)) {
+        TRY(tok_emit_word(s, ids, n, raw - (int64_t)size, raw, e));
+    } else {
+        TRY(emit_slowly(g, size, ids, n, &exact, &raw, e));
     }
     tok_text_drop(&g->text, size);
     if (exact) tok_note_safe(s, raw);

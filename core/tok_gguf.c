@@ -288,6 +288,7 @@ static enum status read_gpt2(struct reading *r, struct err *e) {
     enum status st = OK;
     struct tokjson_map ids = {0};
     r->t->model = TOKJSON_BYTES;
+    r->t->byte_gaps = true;
     TRY(find_lists(r, false, e));
     TRY(add_pres(r, e));
     TRY(copy_tokens(r, e));

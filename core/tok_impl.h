@@ -270,7 +270,7 @@ struct tok {
     struct tokjson *json; /* owned; borrowed by several members */
     int32_t n_vocab;
     int32_t n_symbols;        /* n_vocab, or more: see struct tok_chars */
-    struct tok_piece *pieces; /* owned [n_symbols] */
+    struct tok_piece *pieces; /* owned [n_symbols, and one more] */
     char *arena;              /* owned; bytes of the pieces */
     uint8_t *special;         /* owned [n_vocab] */
 

@@ -133,6 +133,7 @@ struct tokjson {
     struct tokjson_pre *pres; /* owned [n_pres] */
     size_t n_pres;
     bool ignore_merges;
+    bool byte_gaps; /* TOKJSON_BYTES: bytes without a token yield nothing; else they are an error */
 
     /* All models but TOKJSON_BYTES: */
     int32_t unk;        /* for characters without a token; -1: they yield nothing */
