@@ -111,6 +111,7 @@ extern const struct tok_stage_ops tok_regex_ops;    /* conf: struct tok_split */
 extern const struct tok_stage_ops tok_charsmap_ops; /* conf: struct tok_charsmap */
 extern const struct tok_stage_ops tok_squeeze_ops;  /* conf: none */
 extern const struct tok_stage_ops tok_bpe_ops;      /* conf: none */
+extern const struct tok_stage_ops tok_filter_ops;   /* conf: none */
 extern const struct tok_stage_ops tok_sp_ops;       /* conf: none */
 
 /* ---- added tokens ---- */

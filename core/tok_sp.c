@@ -206,3 +206,38 @@ done:
 }
 
 const struct tok_stage_ops tok_sp_ops = {sp_push, tok_stage_whole, sp_end};
+
+/* ---- without `unk`: characters that have no token are as if they were not in the text ---- */
+
+static bool is_dropped(const struct tok *t, const char *s, size_t n) {
+    int32_t symbol;
+    (void)tok_chars_symbols(&t->chars, s, n, &symbol);
+    bool bytes = t->json->byte_fallback;
+    for (size_t i = 0; i < n; i++) bytes = bytes && t->chars.byte_token[(unsigned char)s[i]] >= 0;
+    return symbol >= t->n_vocab && !bytes;
+}
+
+static enum status filter_push(struct tok_stage *g, struct tok_span v, struct err *e) {
+    enum status st = OK;
+    TRY(tok_text_add(&g->text, v, e));
+    const char *s = tok_text_at(&g->text);
+    size_t from = 0;
+    g->stream->work += (int64_t)v.n;
+    for (size_t at = 0, len; at < v.n; at += len) {
+        uint32_t cp;
+        len = utf8_decode(s + at, v.n - at, &cp);
+        if (!is_dropped(g->stream->t, s + at, len)) continue;
+        TRY(tok_stage_send(g, from, at, e));
+        from = at + len;
+    }
+    TRY(tok_stage_send(g, from, v.n, e));
+    tok_text_drop(&g->text, v.n);
+done:
+    return st;
+}
+
+static enum status filter_end(struct tok_stage *g, struct err *e) {
+    return g->next->ops->end(g->next, e);
+}
+
+const struct tok_stage_ops tok_filter_ops = {filter_push, tok_stage_whole, filter_end};

@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { NOT_GIVEN = -2 };
+
 /* ---- fields ---- */
 
 struct part {                  // a message inside the file
@@ -219,8 +221,8 @@ done:
 
 static enum status check_model(struct spmodel *m, const char *path, struct err *e) {
     enum status st = OK;
-    static const char *const names[] = {"unknown", "BOS", "EOS"};
-    int32_t *const ids[] = {&m->unk, &m->bos, &m->eos};
+    static const char *const names[] = {"BOS", "EOS"};
+    int32_t *const ids[] = {&m->bos, &m->eos};
     size_t n_unknown = 0;
     for (size_t i = 0; i < m->n_pieces; i++) {
         if (m->pieces[i].type != SPMODEL_UNKNOWN) continue;
@@ -231,11 +233,14 @@ static enum status check_model(struct spmodel *m, const char *path, struct err *
         FAIL(e, E_FORMAT, "%s: %zu unknown pieces; a model has one", path, n_unknown);
     }
     for (size_t i = 0; i < COUNTOF(ids); i++) {
+        const bool given = *ids[i] != NOT_GIVEN;
+        if (!given) *ids[i] = (int32_t)i + 1; // the defaults of the format
         if (*ids[i] < (int32_t)m->n_pieces) continue;
-        if (i == 1 || i == 2) { // a model trained without the piece keeps the default number
+        if (given) {
             FAIL(e, E_FORMAT, "%s: the %s id %d is not one of %zu pieces", path, names[i], *ids[i],
                  m->n_pieces);
         }
+        *ids[i] = -1;
     }
 done:
     return st;
@@ -248,8 +253,7 @@ enum status spmodel_open(struct spmodel **out, const char *path, struct hash *h,
     *out = NULL;
     TRY(mem_zalloc(&m, 1, sizeof *m, e));
     m->type = SPMODEL_UNIGRAM; // the defaults of the format
-    m->bos = 1;
-    m->eos = 2;
+    m->bos = m->eos = NOT_GIVEN;
     m->dummy_prefix = m->squeeze_spaces = m->escape_spaces = true;
     TRY(fmap_open(&map, path, e));
     const size_t n = fmap_bytes(map);
