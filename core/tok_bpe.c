@@ -141,6 +141,20 @@ void tok_bpe_stage_fini(struct tok_bpe *b) {
     mem_free(b->back);
 }
 
+// What the stretch of one document took must not stay for all that follow.
+void tok_bpe_stage_reset(struct tok_bpe *b) {
+    if (b->spare_cap > 1 << 18) {
+        mem_free(b->spare);
+        b->spare = NULL;
+        b->spare_cap = 0;
+    }
+    if (b->back_cap > 1 << 18) {
+        mem_free(b->back);
+        b->back = NULL;
+        b->back_cap = 0;
+    }
+}
+
 size_t tok_bpe_bytes(const struct tok_bpe *b) {
     return TOK_CACHE * sizeof *b->cache + b->block_cap * 4 + b->block_text_cap + b->heap_cap * 8 +
            b->symbols_cap * sizeof *b->symbols + b->spare_cap * 4 + b->best_cap * 8 +

@@ -336,6 +336,7 @@ int32_t tok_words_get(const struct tok *t, const char *s, size_t n); /* -1: none
 enum status tok_encode(struct tok_stream *s, const char *text, size_t n, const int32_t **symbols,
                        size_t *n_symbols, struct err *e) WARN_UNUSED;
 enum status tok_bpe_stage_init(struct tok_bpe *b, struct err *e) WARN_UNUSED;
+void tok_bpe_stage_reset(struct tok_bpe *b);
 void tok_bpe_stage_fini(struct tok_bpe *b);
 size_t tok_bpe_bytes(const struct tok_bpe *b);
 

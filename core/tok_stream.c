@@ -254,6 +254,7 @@ void tok_stream_reset(struct tok_stream *s) {
     s->n_held = 0;
     s->mid = 0;
     s->unk_last = false;
+    tok_bpe_stage_reset(&s->bpe);
     s->finished = false;
     s->failed = OK;
 }
