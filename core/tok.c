@@ -188,6 +188,8 @@ static enum status add_split(struct tok *t, const struct tokjson_pre *p, bool by
         break;
     }
     if (s->re.code == NULL) tok_class_init(s);
+    // Those behind the first one get words, of which few hold a match.
+    if (s->re.code != NULL && t->n_splits > 1) TRY(tok_regex_find_begins(&s->re, e));
 done:
     if (st != OK) err_prefix(e, "%s: ", p->place);
     return st;

@@ -58,7 +58,8 @@ static const char *const minicpm5[] = {"\\p{N}{1,3}",
  * that ends a piece: written so that it is looked for once per run of white space. */
 static const char *const deepseek_llm[] = {
     "[\\r\\n]",
-    "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-"
+    "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-"
+    "ՖႠ-"
     "ჅᎠ-"
     "Ᏽᏸ-"
     "ᏽᲐ-"

@@ -172,10 +172,16 @@ void tok_charsmap_fini(struct tok_charsmap *c);
 struct tok_regex {
     pcre2_code *code;   /* owned */
     size_t look_behind; /* code points a match may look back */
+    struct tok_begin {
+        bool alone;       /* a match can begin with this ASCII character ... */
+        bool before[128]; /* ... and go on with that one */
+    } * begins;           /* owned [128]; NULL until tok_regex_find_begins */
 };
 /* Translates Oniguruma's syntax. Errors: E_UNSUPPORTED names the construct; E_FORMAT. */
 enum status tok_regex_init(struct tok_regex *r, const char *pattern, size_t n, bool literal,
                            bool bytes, struct err *e) WARN_UNUSED;
+/* Fills r->begins, for patterns that look at many small pieces. */
+enum status tok_regex_find_begins(struct tok_regex *r, struct err *e) WARN_UNUSED;
 void tok_regex_fini(struct tok_regex *r);
 
 enum tok_class { TOK_CLASS_DIGIT, TOK_CLASS_PUNCTUATION, TOK_CLASS_SPACE, TOK_CLASS_WORD };

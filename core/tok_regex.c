@@ -500,4 +500,6 @@ done:
 void tok_regex_fini(struct tok_regex *r) {
     pcre2_code_free(r->code);
     r->code = NULL;
+    mem_free(r->begins);
+    r->begins = NULL;
 }
