@@ -61,6 +61,76 @@ static void test_invalid_gguf(void **state) {
     assert_true(count >= 30);
 }
 
+/* ---- each name of a pre-tokenizer that is known works ---- */
+
+// The vocabulary with another name in its tokenizer.ggml.pre.
+static void write_renamed(const char *path, const char *bytes, size_t n, const char *name) {
+    static const char key[] = "tokenizer.ggml.pre";
+    const char *at = memmem(bytes, n, key, sizeof key - 1);
+    assert_non_null(at);
+    at += sizeof key - 1 + 4; // behind the value's type
+    uint64_t old = 0, len = strlen(name);
+    memcpy(&old, at, 8);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    fwrite(bytes, 1, (size_t)(at - bytes), f);
+    fwrite(&len, 1, 8, f);
+    fwrite(name, 1, len, f);
+    fwrite(at + 8 + old, 1, n - (size_t)(at - bytes) - 8 - old, f);
+    fclose(f);
+}
+
+static size_t count_ids(const char *path, const char *text) {
+    struct err e = {0};
+    struct tok *t = NULL;
+    struct tok_stream *s = NULL;
+    static int32_t ids[4096];
+    if (tok_open(&t, path, &e) != OK) fail_msg("%s", e.msg);
+    assert_int_equal(tok_stream_open(&s, t, NULL), OK);
+    if (tok_feed(s, text, strlen(text), &e) != OK || tok_finish(s, &e) != OK) fail_msg("%s", e.msg);
+    const size_t n = tok_take(s, ids, NULL, COUNTOF(ids));
+    size_t at = 0;
+    for (size_t i = 0; i < n; i++) { // the pieces are the text
+        size_t len;
+        const char *piece = tok_borrow_piece(t, ids[i], &len);
+        assert_memory_equal(piece, text + at, len);
+        at += len;
+    }
+    assert_int_equal(at, strlen(text));
+    tok_stream_close(s);
+    tok_close(t);
+    return n;
+}
+
+static void test_every_pre(void **state) {
+    static const char *const names[] = {
+        "default",      "gpt-2",          "phi-2",       "mpt",       "olmo",      "starcoder",
+        "refact",       "command-r",      "smollm",      "codeshell", "exaone",    "llama3",
+        "llama-v3",     "llama-bpe",      "falcon3",     "pixtral",   "dbrx",      "smaug-bpe",
+        "chatglm-bpe",  "glm4",           "qwen2",       "stablelm2", "hunyuan",   "qwen35",
+        "seed-coder",   "bailingmoe",     "gpt-4o",      "o200k",     "llama4",    "tekken",
+        "deepseek-llm", "deepseek-coder", "deepseek-v3", "falcon",    "poro-chat", "bloom",
+        "viking",       "superbpe",       "minicpm5"};
+    (void)state;
+    char dir[] = "/tmp/basin-tok-XXXXXX", path[64];
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/vocab.gguf", dir);
+    FILE *f = fopen("tests/data/tok/ggufsmollm/vocab.gguf", "rb");
+    char *bytes = malloc(1 << 20);
+    assert_non_null(f);
+    assert_non_null(bytes);
+    const size_t n = fread(bytes, 1, 1 << 20, f);
+    fclose(f);
+    for (size_t i = 0; i < COUNTOF(names); i++) {
+        write_renamed(path, bytes, n, names[i]);
+        assert_true(count_ids(path, "I'll say: \"It's 12345 \u4e2d\u6587  Wor\u0301ds!!\"\r\n\n  x"
+                                    " \u0c15\u0c4d camelCase 3.14 \U0001F600  ") > 20);
+    }
+    free(bytes);
+    unlink(path);
+    rmdir(dir);
+}
+
 /* ---- tokenizer.model: every prefix, and bytes changed at random ---- */
 
 struct scratch {
@@ -362,11 +432,11 @@ static void test_no_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_invalid_gguf), cmocka_unit_test(test_hostile_model),
-        cmocka_unit_test(test_broken_model), cmocka_unit_test(test_decode),
-        cmocka_unit_test(test_questions),    cmocka_unit_test(test_special_in_text),
-        cmocka_unit_test(test_linear),       cmocka_unit_test(test_stretch),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_invalid_gguf),    cmocka_unit_test(test_hostile_model),
+        cmocka_unit_test(test_broken_model),    cmocka_unit_test(test_every_pre),
+        cmocka_unit_test(test_decode),          cmocka_unit_test(test_questions),
+        cmocka_unit_test(test_special_in_text), cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_stretch),         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
