@@ -319,6 +319,8 @@ const struct cmd_sub cmd_tokenize = {
             .max_operands = -1,
             .summary = "texts to token ids, {\"id\",\"token_ids\"} a line, and back with --decode",
             .about =
+                "MODEL is a .gguf file (one with only a vocabulary will do), or a directory with\n"
+                "tokenizer.json, tokenizer.model or a .gguf in it: the first of these is taken.\n"
                 "FILE is .txt, .jsonl or a pattern; without one, or with -, stdin is read. The\n"
                 "lines are themselves an input (\"ids_key\": \"token_ids\"). BOS is put in front\n"
                 "where the tokenizer is configured so.\n",

@@ -221,7 +221,6 @@ static size_t put_splits(struct tok *t, int32_t id, uint32_t rank, bool put) {
 
 static enum status init_score_pairs(struct tok *t, struct err *e) {
     enum status st = OK;
-    const struct tokjson *j = t->json;
     uint32_t *rank = NULL;
     size_t n = 0;
     TRY(mem_zalloc(&rank, (size_t)t->n_vocab, sizeof *rank, e));
@@ -229,7 +228,6 @@ static enum status init_score_pairs(struct tok *t, struct err *e) {
     for (int32_t id = 0; id < t->n_vocab; id++) {
         if (rank[id] != UINT32_MAX) n += put_splits(t, id, rank[id], false);
     }
-    (void)j;
     TRY(tok_pairs_init(t, n, e));
     for (int32_t id = 0; id < t->n_vocab; id++) {
         if (rank[id] != UINT32_MAX) (void)put_splits(t, id, rank[id], true);
@@ -313,9 +311,6 @@ enum status tok_chars_init(struct tok *t, struct err *e) {
     TRY(init_joined(t, e));
     TRY(init_words(t, e));
     TRY(init_user(t, e));
-    if (t->json->spaced && t->chars.by_cp[char_slot(&t->chars, 0x2581)].symbol >= 0) {
-        FAIL(e, E_BUG, "U+2581 was left in a token"); // pieces hold spaces in its place
-    }
     if (t->json->model == TOKJSON_UNIGRAM) {
         TRY(tok_unigram_init(t, e));
     } else if (t->json->model == TOKJSON_SCORES) {

@@ -5,11 +5,9 @@
  * beginning of a word, in double: SentencePiece adds up a whole text in float, where differences
  * below the rounding of the sum so far are lost. */
 #include "base/mem.h"
-#include "base/utf8.h"
 #include "core/tok_impl.h"
 
 #include <float.h>
-#include <math.h>
 #include <string.h>
 
 static const float UNKNOWN_PENALTY = 10.0f;
