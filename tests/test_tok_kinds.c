@@ -158,7 +158,8 @@ static enum status open_bytes(const struct scratch *s, const char *bytes, size_t
     enum status st = OK;
     TRY(tok_open(&t, s->dir, e));
     TRY(tok_stream_open(&stream, t, e));
-    TRY(tok_feed(stream, "Zwei  \xEF\xAC\x81ne W\xC3\xB6rter\t\xF0\x9F\x98\x80", 25, e));
+    static const char text[] = "Zwei  \xEF\xAC\x81ne W\xC3\xB6rter\t\xF0\x9F\x98\x80";
+    TRY(tok_feed(stream, text, sizeof text - 1, e));
     TRY(tok_finish(stream, e));
 done:
     tok_stream_close(stream);
@@ -402,7 +403,8 @@ static enum status open_and_run(const char *dir) {
     struct err e = {0};
     TRY(tok_open(&t, dir, &e));
     TRY(tok_stream_open(&s, t, &e));
-    TRY(tok_feed(s, "Yesterday  e\u0301 \uFB01ne <s> \U0001F600 123", 35, &e));
+    static const char text[] = "Yesterday  e\u0301 \uFB01ne <s> \U0001F600 123";
+    TRY(tok_feed(s, text, sizeof text - 1, &e));
     TRY(tok_finish(s, &e));
 done:
     tok_stream_close(s);
