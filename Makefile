@@ -73,6 +73,7 @@ WRAP_test_unpack      := $(WRAP_ALLOC)
 WRAP_test_corpus_packed := $(WRAP_ALLOC)
 WRAP_test_corpus_glob := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 WRAP_test_tok         := $(WRAP_ALLOC)
+WRAP_test_tok_kinds   := $(WRAP_ALLOC)
 WRAP_test_file        := -Wl,--wrap=write,--wrap=link,--wrap=copy_file_range,--wrap=flock
 WRAP_test_lz4f        := -Wl,--wrap=write
 WRAP_test_plan := $(WRAP_ALLOC)

@@ -51,6 +51,7 @@ struct work {
     struct cmd_out out;
     char *piece;   /* owned [PIECE_BYTES] */
     int32_t *ids;  /* owned [PIECE_IDS] */
+    size_t skip;   /* spaces still to leave out of the document being decoded: 0 or 1 */
     int64_t n_doc; /* begun */
     int64_t n_failed;
 };
@@ -126,6 +127,12 @@ static enum status put_pieces(struct work *w, const int32_t *ids, size_t n, stru
         const char *s = tok_borrow_piece(w->tok, ids[i], &len);
         if (s == NULL) FAIL(e, E_FORMAT, "the tokenizer has no id %" PRId32, ids[i]);
         if (w->o->no_special && tok_is_special(w->tok, ids[i])) continue;
+        if (w->skip > 0 && len > 0) { // the space that encoding put in front of the text
+            const size_t skip = *s == ' ' ? 1 : 0;
+            s += skip;
+            len -= skip;
+            w->skip = 0;
+        }
         TRY(put(w, s, len, e));
     }
 done:
@@ -134,6 +141,7 @@ done:
 
 static enum status decode_document(struct work *w, struct corpus *c, struct err *e) {
     enum status st = OK;
+    w->skip = tok_decode_skip(w->tok);
     for (;;) {
         size_t n = 0;
         TRY(corpus_read_ids(c, w->ids, PIECE_IDS, &n, e));
@@ -148,6 +156,7 @@ done:
 static enum status decode_numbers(struct work *w, int fd, const char *name, struct err *e) {
     enum status st = OK;
     int64_t v = -1, at = 0; // v: the number being read, -1 between numbers
+    w->skip = tok_decode_skip(w->tok);
     for (;;) {
         const ssize_t n = pread(fd, w->piece, PIECE_BYTES, at);
         if (n < 0 && errno == EINTR) continue;
@@ -311,6 +320,8 @@ const struct cmd_sub cmd_tokenize = {
             .max_operands = -1,
             .summary = "texts to token ids, {\"id\",\"token_ids\"} a line, and back with --decode",
             .about =
+                "MODEL is a .gguf file (one with only a vocabulary will do), or a directory with\n"
+                "tokenizer.json, tokenizer.model or a .gguf in it: the first of these is taken.\n"
                 "FILE is .txt, .jsonl (each also .gz, .zst or .lz4) or a pattern; without one, or\n"
                 "with -, stdin is read. The lines are themselves an input (\"ids_key\":\n"
                 "\"token_ids\"). BOS is put in front where the tokenizer is configured so.\n",

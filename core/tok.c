@@ -1,10 +1,13 @@
 #include "core/tok.h"
 
 #include "base/mem.h"
+#include "base/sbuf.h"
 #include "base/utf8.h"
 #include "core/tok_impl.h"
+#include "io/gguf.h"
 
 #include <string.h>
+#include <unistd.h>
 
 static const char GPT2_PATTERN[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
@@ -12,6 +15,11 @@ static const char GPT2_PATTERN[] =
 /* ---- pieces: what each id stands for ---- */
 
 enum { IS_SPECIAL = 1, IS_MADE = 2 }; // in struct tok's `special`; IS_MADE: BPE can produce it
+
+struct naming {             // how names of tokens become the bytes they stand for
+    const int16_t *byte_of; // byte-level; else NULL
+    bool chars, spaced;
+};
 
 // The bytes of byte-level characters into out; SIZE_MAX when some character stands for no byte.
 static size_t unmap(struct tokjson_str text, char *out, const int16_t *byte_of) {
@@ -26,9 +34,11 @@ static size_t unmap(struct tokjson_str text, char *out, const int16_t *byte_of) 
 }
 
 static void put_piece(struct tok *t, size_t *end, int32_t id, struct tokjson_str text,
-                      const int16_t *byte_of) {
+                      const struct naming *how) {
     char *out = t->arena + *end;
-    size_t n = byte_of != NULL ? unmap(text, out, byte_of) : SIZE_MAX;
+    size_t n = SIZE_MAX;
+    if (how != NULL && how->chars) n = tok_chars_piece(text.s, text.n, how->spaced, out);
+    if (how != NULL && how->byte_of != NULL) n = unmap(text, out, how->byte_of);
     if (n == SIZE_MAX) {
         memcpy(out, text.s, text.n);
         n = text.n;
@@ -52,14 +62,24 @@ static enum status init_pieces(struct tok *t, struct err *e) {
         bytes += j->added[i].text.n;
     }
     const size_t n = (size_t)t->n_vocab;
+    t->n_symbols = t->n_vocab;
     TRY(mem_zalloc(&t->arena, bytes, 1, e));
     TRY(mem_zalloc(&t->special, n, 1, e));
-    TRY(mem_zalloc(&t->pieces, n, sizeof *t->pieces, e));
+    TRY(mem_zalloc(&t->pieces, n + 1, sizeof *t->pieces, e));
     for (size_t i = 0; i < n; i++) t->pieces[i].n = UINT32_MAX;
+    t->pieces[n].n = 1; // a byte without a token
+    const bool chars = j->model != TOKJSON_BYTES;
+    const struct naming how = {chars ? NULL : byte_of, chars, j->spaced};
     for (size_t i = 0; i < j->n_merges; i++) t->special[j->merges[i].made] |= IS_MADE;
     for (size_t i = 0; i < j->n_tokens; i++) {
-        put_piece(t, &end, j->tokens[i].id, j->tokens[i].text, byte_of);
-        if (t->pieces[j->tokens[i].id].n == 1) t->special[j->tokens[i].id] |= IS_MADE;
+        const struct tokjson_token *k = &j->tokens[i];
+        const int byte = k->kind == TOKJSON_BYTE ? tokjson_byte_of(k->text) : -1;
+        const char one = (char)byte;
+        put_piece(t, &end, k->id, byte >= 0 ? (struct tokjson_str){&one, 1} : k->text,
+                  byte >= 0 ? NULL : &how);
+        if (chars && k->kind <= TOKJSON_USER) t->special[k->id] |= IS_MADE;
+        if (k->kind == TOKJSON_RESERVED) t->special[k->id] |= IS_SPECIAL;
+        if (t->pieces[k->id].n == 1) t->special[k->id] |= IS_MADE;
     }
     // An added token stands for its content, unless BPE makes it too: then for its bytes.
     for (size_t i = 0; i < j->n_added; i++) {
@@ -103,7 +123,7 @@ static enum status init_added(struct tok *t, struct err *e) {
             if (j->added[i].special == special) TRY(put_added(t, &j->added[i], &form, e));
         }
     }
-    t->never_safe = t->raw_added.any_single_word || t->norm_added.any_single_word;
+    t->never_safe |= t->raw_added.any_single_word || t->norm_added.any_single_word;
 done:
     tok_text_fini(&form);
     return st;
@@ -121,10 +141,21 @@ static enum status init_norms(struct tok *t, struct err *e) {
         if (m->kind <= TOKJSON_NFKD) {
             TRY(tok_form_init(&t->forms[i], m->kind, e));
         } else if (m->kind == TOKJSON_PREPEND) {
-            t->prefixes[i] = (struct tok_prefix){m->content.s, m->content.n, false};
+            t->prefixes[i] = (struct tok_prefix){m->content.s, m->content.n, false, false};
+            t->no_restart = true;
+        } else if (m->kind == TOKJSON_CHARSMAP) {
+            TRY(tok_charsmap_init(&t->charsmap, m->content, &t->chars.user, e));
+        } else if (m->kind == TOKJSON_SQUEEZE) {
             t->no_restart = true;
         }
     }
+    if (j->prefix != TOKJSON_PREFIX_NONE) {
+        t->space = (struct tok_prefix){" ", 1, j->prefix != TOKJSON_PREFIX_ALWAYS,
+                                       j->prefix == TOKJSON_PREFIX_FIRST};
+        t->no_restart = true;
+        t->never_safe = t->space.first; // not even behind an added token
+    }
+    t->no_restart |= j->model != TOKJSON_BYTES && j->ignore_merges; // looks at whole pieces
 done:
     return st;
 }
@@ -157,6 +188,8 @@ static enum status add_split(struct tok *t, const struct tokjson_pre *p, bool by
         break;
     }
     if (s->re.code == NULL) tok_class_init(s);
+    // Those behind the first one get words, of which few hold a match.
+    if (s->re.code != NULL && t->n_splits > 1) TRY(tok_regex_find_begins(&s->re, e));
 done:
     if (st != OK) err_prefix(e, "%s: ", p->place);
     return st;
@@ -180,35 +213,83 @@ static enum status init_splits(struct tok *t, struct err *e) {
         if (p->use_regex) TRY(add_split(t, p, false, e));
         bytes = true; // what follows sees the characters that stand for bytes
     }
-    if (!bytes) {
-        FAIL(e, E_UNSUPPORTED,
-             "$.pre_tokenizer: no ByteLevel; only byte-level tokenizers are supported");
-    }
-    if (t->n_splits > 0) t->splits[t->n_splits - 1].last = true;
+    // What follows the last one otherwise offers places inside its pieces too.
+    if (t->n_splits > 0) t->splits[t->n_splits - 1].last = bytes;
 done:
     return st;
 }
 
 /* ---- opening ---- */
 
-enum status tok_open(struct tok **out, const char *model_dir, struct err *e) {
+static bool ends_with(const char *s, const char *tail) {
+    const size_t n = strlen(s), k = strlen(tail);
+    return n >= k && strcmp(s + n - k, tail) == 0;
+}
+
+// DIR/NAME in *path; whether it is there.
+static enum status find_file(struct sbuf *path, const char *dir, const char *name, bool *there,
+                             struct err *e) {
+    sbuf_clear(path);
+    sbuf_printf(path, "%s/%s", dir, name);
+    const enum status st = sbuf_status(path, e);
+    *there = st == OK && access(sbuf_str(path), F_OK) == 0;
+    return st;
+}
+
+// Reads what describes the tokenizer; *source becomes the file it was read from.
+static enum status read_source(struct tok *t, const char *path, struct sbuf *source,
+                               struct err *e) {
+    enum status st = OK;
+    bool there = false;
+    if (ends_with(path, ".gguf")) {
+        sbuf_puts(source, path);
+        TRY(sbuf_status(source, e));
+        TRY(tok_read_gguf(&t->json, path, e));
+        goto done;
+    }
+    TRY(find_file(source, path, "tokenizer.json", &there, e));
+    if (there) {
+        TRY(tokjson_open(&t->json, path, e));
+        goto done;
+    }
+    TRY(find_file(source, path, "tokenizer.model", &there, e));
+    if (there) {
+        TRY(tok_read_spmodel(&t->json, path, e));
+        goto done;
+    }
+    if (access(path, F_OK) != 0) FAIL(e, E_NOINPUT, "%s: not there", path);
+    sbuf_clear(source);
+    TRY(gguf_find(source, path, e));
+    if (source->n == 0) {
+        FAIL(e, E_NOINPUT, "%s: no tokenizer.json, tokenizer.model or .gguf in it", path);
+    }
+    TRY(tok_read_gguf(&t->json, sbuf_str(source), e));
+done:
+    return st;
+}
+
+enum status tok_open(struct tok **out, const char *path, struct err *e) {
     enum status st = OK;
     struct tok *t = NULL;
+    struct sbuf source;
     *out = NULL;
+    sbuf_init(&source);
     TRY(mem_zalloc(&t, 1, sizeof *t, e));
-    TRY(tokjson_open(&t->json, model_dir, e));
+    TRY(read_source(t, path, &source, e));
     st = init_pieces(t, e);
-    if (st == OK) st = tok_bpe_init(t, e);
+    if (st == OK && t->json->model == TOKJSON_BYTES) st = tok_bpe_init(t, e);
+    if (st == OK && t->json->model != TOKJSON_BYTES) st = tok_chars_init(t, e);
     if (st == OK) st = init_norms(t, e);
     if (st == OK) st = init_added(t, e);
     if (st == OK) st = init_splits(t, e);
     if (st != OK) {
-        err_prefix(e, "%s/tokenizer.json: ", model_dir);
+        err_prefix(e, "%s: ", sbuf_str(&source));
         goto done;
     }
     *out = t;
     t = NULL;
 done:
+    sbuf_fini(&source);
     tok_close(t);
     return st;
 }
@@ -226,8 +307,10 @@ void tok_close(struct tok *t) {
     mem_free(t->arena);
     mem_free(t->special);
     mem_free(t->pairs);
-    mem_free(t->made);
     mem_free(t->words);
+    tok_chars_fini(&t->chars);
+    tok_unigram_fini(&t->unigram);
+    tok_charsmap_fini(&t->charsmap);
     tokjson_close(t->json);
     mem_free(t);
 }
@@ -259,6 +342,10 @@ const char *tok_borrow_piece(const struct tok *t, int32_t id, size_t *n) {
     if (id < 0 || id >= t->n_vocab || t->pieces[id].n == UINT32_MAX) return NULL;
     *n = t->pieces[id].n;
     return t->arena + t->pieces[id].at;
+}
+
+size_t tok_decode_skip(const struct tok *t) {
+    return t->json->strip_space ? 1 : 0;
 }
 
 bool tok_is_special(const struct tok *t, int32_t id) {

@@ -1,8 +1,10 @@
-/* Byte-level BPE tokenizers (tokenizer.json), as a stream.
+/* Tokenizers, as a stream: byte-level BPE, BPE of characters and unigram models, from
+ * tokenizer.json, SentencePiece's tokenizer.model or a GGUF's metadata.
  *
  * Bytes of a document go in, cut anywhere, and ids come out, in bounded memory: exactly the ids
- * that the `tokenizers` library gives for the whole text, without the special tokens that a
- * post-processor puts around it (see tok_adds_bos).
+ * that the library of that format gives for the whole text (`tokenizers`, `sentencepiece`,
+ * llama.cpp with special tokens parsed), without the special tokens that a post-processor puts
+ * around it (see tok_adds_bos).
  *
  *   struct tok is constant after opening: any number of threads may share it.
  *   struct tok_stream belongs to one thread; it borrows its struct tok.
@@ -21,9 +23,11 @@ enum { TOK_MAX_STRETCH = 16 << 20 };
 struct tok;        /* opaque */
 struct tok_stream; /* opaque */
 
-/* Reads DIR/tokenizer.json and, when there is one, DIR/tokenizer_config.json.
+/* Reads a GGUF file (the metadata only: one without tensors will do), or of a directory, besides
+ * tokenizer_config.json when there is one, the first that is there: tokenizer.json,
+ * tokenizer.model, its one GGUF model.
  * Errors: E_NOINPUT, E_IO, E_NOMEM, E_FORMAT, E_UNSUPPORTED (names what is not understood). */
-enum status tok_open(struct tok **out, const char *model_dir, struct err *e) WARN_UNUSED;
+enum status tok_open(struct tok **out, const char *path, struct err *e) WARN_UNUSED;
 void tok_close(struct tok *t);
 
 int32_t tok_n_vocab(const struct tok *t); /* highest id + 1 */
@@ -34,13 +38,18 @@ int32_t tok_eos(const struct tok *t);     /* -1 when there is none */
  * is given, else a post-processor that puts a special token first. */
 bool tok_adds_bos(const struct tok *t);
 
-/* XXH128 (32 hex digits) of tokenizer.json and of the settings used from tokenizer_config.json. */
+/* XXH128 (32 hex digits) of what was read: tokenizer.json or tokenizer.model and the settings used
+ * from tokenizer_config.json, or the entries used of a GGUF. */
 const char *tok_identity(const struct tok *t);
 
-/* The bytes that `id` stands for, *n of them: those of its byte-level characters, or an added
- * token's content. A text is decoded by joining its pieces; one piece may end inside a code point.
+/* The bytes that `id` stands for, *n of them: those of its byte-level characters, its name with
+ * spaces in place of U+2581, or an added token's content. A text is decoded by joining its pieces
+ * and leaving out tok_decode_skip() bytes in front if they are spaces; one piece may end inside a
+ * code point.
  * NULL for an id the tokenizer does not have. Borrowed from t. */
 const char *tok_borrow_piece(const struct tok *t, int32_t id, size_t *n);
+/* Spaces that the tokenizer puts in front of a text and decoding takes away: 0 or 1. */
+size_t tok_decode_skip(const struct tok *t);
 bool tok_is_special(const struct tok *t, int32_t id); /* an added token marked special */
 
 enum status tok_stream_open(struct tok_stream **out, const struct tok *t,

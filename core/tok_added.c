@@ -69,18 +69,16 @@ done:
 
 /* ---- the stage ---- */
 
-enum { NONE = -1, MORE = -2 };
-
-// The longest token at s[0..n): its index and length; MORE when further text could make one.
-static int32_t longest(const struct tok_added *a, const char *s, size_t n, bool last, size_t *len) {
-    int32_t node = 0, found = NONE;
+int32_t tok_added_longest(const struct tok_added *a, const char *s, size_t n, bool last,
+                          size_t *len) {
+    int32_t node = 0, found = TOK_ADDED_NONE;
     for (size_t i = 0;; i++) {
         if (a->nodes[node].token >= 0) {
             found = a->nodes[node].token;
             *len = i;
         }
         if (a->nodes[node].child < 0) return found;
-        if (i == n) return last ? found : MORE;
+        if (i == n) return last ? found : TOK_ADDED_MORE;
         node = child_of(a, node, (unsigned char)s[i]);
         if (node < 0) return found;
     }
@@ -162,9 +160,10 @@ static enum status scan(struct tok_stage *g, bool last, struct err *e) {
             continue;
         }
         size_t len = 0;
-        const int32_t hit = a->first[c] ? longest(a, s + g->look, n - g->look, last, &len) : NONE;
-        if (hit == MORE) break;
-        if (hit == NONE) {
+        const int32_t hit = a->first[c] ? tok_added_longest(a, s + g->look, n - g->look, last, &len)
+                                        : TOK_ADDED_NONE;
+        if (hit == TOK_ADDED_MORE) break;
+        if (hit == TOK_ADDED_NONE) {
             if (g->swallow && swallow_space(g, s, n)) continue;
             g->swallow = false;
             g->look++;

@@ -5,6 +5,8 @@
  *
  *   added tokens in raw text > normalizers > added tokens in normalized text > splits > BPE
  *
+ * The last one is tok_bpe for byte-level models, tok_sp for all others.
+ *
  * A stage may pass on the beginning of a piece before it knows its end, and keeps only the text it
  * cannot decide about yet. Each span carries the place in the document it came from. */
 #ifndef BASIN_CORE_TOK_IMPL_H
@@ -86,7 +88,9 @@ struct tok_stage {
     bool mid;             /* the stream counts this stage in `mid` */
     bool was_word;        /* added: the character before the kept text is a word character */
     bool swallow;         /* added: white space here belongs to the token before */
-    bool begun;           /* prefix: the piece has begun */
+    bool begun;           /* prefix, sp: the piece has begun */
+    bool past;            /* prefix: the document's first piece has ended */
+    uint32_t last_cp;     /* sp: the code point before `look` */
     int64_t sent_raw;     /* place of what was passed on last */
     bool sent_exact;
     pcre2_match_data *match; /* owned; regex */
@@ -97,14 +101,18 @@ enum status tok_stage_whole(struct tok_stage *g, struct tok_span v, struct err *
 /* Passes text[from, to) on, without ending the piece. */
 enum status tok_stage_send(struct tok_stage *g, size_t from, size_t to, struct err *e) WARN_UNUSED;
 
-extern const struct tok_stage_ops tok_added_ops;   /* conf: struct tok_added */
-extern const struct tok_stage_ops tok_form_ops;    /* conf: struct tok_form */
-extern const struct tok_stage_ops tok_lower_ops;   /* conf: none */
-extern const struct tok_stage_ops tok_prefix_ops;  /* conf: struct tok_prefix */
-extern const struct tok_stage_ops tok_replace_ops; /* conf: struct tokjson_norm */
-extern const struct tok_stage_ops tok_class_ops;   /* conf: struct tok_split */
-extern const struct tok_stage_ops tok_regex_ops;   /* conf: struct tok_split */
-extern const struct tok_stage_ops tok_bpe_ops;     /* conf: none */
+extern const struct tok_stage_ops tok_added_ops;    /* conf: struct tok_added */
+extern const struct tok_stage_ops tok_form_ops;     /* conf: struct tok_form */
+extern const struct tok_stage_ops tok_lower_ops;    /* conf: none */
+extern const struct tok_stage_ops tok_prefix_ops;   /* conf: struct tok_prefix */
+extern const struct tok_stage_ops tok_replace_ops;  /* conf: struct tokjson_norm */
+extern const struct tok_stage_ops tok_class_ops;    /* conf: struct tok_split */
+extern const struct tok_stage_ops tok_regex_ops;    /* conf: struct tok_split */
+extern const struct tok_stage_ops tok_charsmap_ops; /* conf: struct tok_charsmap */
+extern const struct tok_stage_ops tok_squeeze_ops;  /* conf: none */
+extern const struct tok_stage_ops tok_bpe_ops;      /* conf: none */
+extern const struct tok_stage_ops tok_filter_ops;   /* conf: none */
+extern const struct tok_stage_ops tok_sp_ops;       /* conf: none */
 
 /* ---- added tokens ---- */
 
@@ -122,6 +130,11 @@ void tok_added_fini(struct tok_added *a);
 /* `text` is the form to match; on equal forms the first one added wins. */
 enum status tok_added_put(struct tok_added *a, const struct tokjson_added *token, const char *text,
                           size_t n, struct err *e) WARN_UNUSED;
+/* The longest token at s[0..n): its index in a->tokens, its length in *len. When further text could
+ * make one: TOK_ADDED_MORE, unless this is the `last` of the text. */
+enum { TOK_ADDED_NONE = -1, TOK_ADDED_MORE = -2 };
+int32_t tok_added_longest(const struct tok_added *a, const char *s, size_t n, bool last,
+                          size_t *len);
 
 /* ---- normalizers ---- */
 
@@ -138,17 +151,37 @@ struct tok_prefix { /* text put before a piece */
     const char *s;  /* borrowed */
     size_t n;
     bool unless_there; /* not if the piece begins with it */
+    bool first;        /* only in front of the document's first piece */
 };
+
+/* SentencePiece's table of replacements; see io/spmodel.h for its form. */
+struct tok_charsmap {
+    uint32_t *units; /* owned [n_units]; a double array: where keys lead */
+    size_t n_units;
+    const char *texts; /* borrowed [n_texts]; what is put in their place, NUL behind each */
+    size_t n_texts;
+    bool plain[128];              /* ASCII that stays as it is, whatever ASCII follows */
+    const struct tok_added *user; /* borrowed: texts that stay as they are */
+};
+enum status tok_charsmap_init(struct tok_charsmap *c, struct tokjson_str table,
+                              const struct tok_added *user, struct err *e) WARN_UNUSED;
+void tok_charsmap_fini(struct tok_charsmap *c);
 
 /* ---- splits ---- */
 
 struct tok_regex {
     pcre2_code *code;   /* owned */
     size_t look_behind; /* code points a match may look back */
+    struct tok_begin {
+        bool alone;       /* a match can begin with this ASCII character ... */
+        bool before[128]; /* ... and go on with that one */
+    } * begins;           /* owned [128]; NULL until tok_regex_find_begins */
 };
 /* Translates Oniguruma's syntax. Errors: E_UNSUPPORTED names the construct; E_FORMAT. */
 enum status tok_regex_init(struct tok_regex *r, const char *pattern, size_t n, bool literal,
                            bool bytes, struct err *e) WARN_UNUSED;
+/* Fills r->begins, for patterns that look at many small pieces. */
+enum status tok_regex_find_begins(struct tok_regex *r, struct err *e) WARN_UNUSED;
 void tok_regex_fini(struct tok_regex *r);
 
 enum tok_class { TOK_CLASS_DIGIT, TOK_CLASS_PUNCTUATION, TOK_CLASS_SPACE, TOK_CLASS_WORD };
@@ -190,10 +223,61 @@ struct tok_piece {
     uint32_t n; /* UINT32_MAX: no such id */
 };
 
+/* ---- models of characters ---- */
+
+/* Symbols are what joining works on: ids of tokens, and behind them (from n_vocab on) characters
+ * that occur in tokens but are none, and last `unknown`, any character that occurs in no token.
+ *
+ * A cut between two characters is safe when no token holds the two side by side: then no join, and
+ * no token of a unigram path, ever lies across it, and what stands left and right of it are
+ * encoded independently. Words are the text between such cuts. */
+struct tok_chars {
+    int32_t ascii[128]; /* symbols */
+    struct tok_char {
+        uint32_t cp;
+        int32_t symbol; /* -1: free */
+    } * by_cp;          /* owned; open addressing */
+    size_t cp_mask;
+    uint8_t joined_ascii[128][16]; /* bit per pair */
+    uint64_t *joined; /* owned; pairs first << 32 | second, 0 is free; open addressing */
+    size_t joined_mask;
+    size_t max_piece; /* bytes of the longest token */
+    int32_t unknown;
+    int32_t byte_token[256]; /* -1: none */
+    struct tok_added user;   /* texts that are tokens wherever they stand */
+};
+enum status tok_chars_init(struct tok *t, struct err *e) WARN_UNUSED;
+void tok_chars_fini(struct tok_chars *c);
+/* What a token's name stands for, to out[n]: U+2581 is a space when `spaced`. Returns the length. */
+size_t tok_chars_piece(const char *s, size_t n, bool spaced, char *out);
+/* Symbols of s[0..n), at most n; returns how many. */
+size_t tok_chars_symbols(const struct tok_chars *c, const char *s, size_t n, int32_t *out);
+/* Whether a cut between a and b is safe. */
+bool tok_chars_cut(const struct tok_chars *c, uint32_t a, uint32_t b);
+
+struct tok_trie_edge {
+    uint64_t key; /* node << 8 | byte, plus 1; 0: free */
+    uint32_t to;
+};
+struct tok_unigram {
+    struct tok_trie_edge *edges; /* owned; open addressing */
+    size_t mask;
+    int32_t *token; /* owned [n_nodes]; -1: none ends here */
+    float *score;   /* owned [n_vocab] */
+    size_t n_nodes, n_pieces;
+    float unknown; /* score of a character without a token */
+};
+enum status tok_unigram_init(struct tok *t, struct err *e) WARN_UNUSED;
+void tok_unigram_fini(struct tok_unigram *u);
+/* The best path through text; symbols go behind s->out_tail, *n of them. */
+enum status tok_unigram_encode(struct tok_stream *s, const char *text, size_t n, size_t *n_ids,
+                               struct err *e) WARN_UNUSED;
+
 struct tok {
     struct tokjson *json; /* owned; borrowed by several members */
     int32_t n_vocab;
-    struct tok_piece *pieces; /* owned [n_vocab] */
+    int32_t n_symbols;        /* n_vocab, or more: see struct tok_chars */
+    struct tok_piece *pieces; /* owned [n_symbols, and one more] */
     char *arena;              /* owned; bytes of the pieces */
     uint8_t *special;         /* owned [n_vocab] */
 
@@ -201,9 +285,13 @@ struct tok {
     struct tok_pair *pairs; /* owned; open addressing, left = -1 is free */
     size_t pair_mask;
     int pair_shift;
-    int32_t *made;  /* owned [n_merges]; by rank */
     int32_t *words; /* owned; ignore_merges: ids by the hash of their bytes, -1 is free */
     size_t word_mask;
+
+    struct tok_chars chars;     /* zero for TOKJSON_BYTES */
+    struct tok_unigram unigram; /* zero but for TOKJSON_UNIGRAM */
+    struct tok_charsmap charsmap;
+    struct tok_prefix space; /* the space in front of pieces; n = 0 for none */
 
     struct tok_added raw_added;
     struct tok_added norm_added;
@@ -233,10 +321,28 @@ struct tok_bpe {              /* work space of a stream */
     size_t heap_cap;
     struct tok_symbol *symbols; /* owned */
     size_t symbols_cap;
+    int32_t *spare; /* owned; symbols of a word while its ids are written */
+    size_t spare_cap;
+    double *best; /* owned; unigram: a ring of scores */
+    size_t best_cap;
+    uint16_t *back; /* owned; unigram: how long the last token of the best path to a place is */
+    size_t back_cap;
 };
 enum { TOK_CACHE = 1 << 14 };
 enum status tok_bpe_init(struct tok *t, struct err *e) WARN_UNUSED;
+/* An empty table of pairs with room for n; of a pair put twice the last one counts. */
+enum status tok_pairs_init(struct tok *t, size_t n, struct err *e) WARN_UNUSED;
+void tok_pairs_put(struct tok *t, struct tok_pair pair);
+/* A table of the tokens that are words by themselves, with room for n. */
+enum status tok_words_init(struct tok *t, size_t n, struct err *e) WARN_UNUSED;
+void tok_words_put(struct tok *t, int32_t id);
+int32_t tok_words_get(const struct tok *t, const char *s, size_t n); /* -1: none */
+/* The symbols of one word: *symbols is borrowed until the stream changes, and may lie at
+ * s->ids + s->out_tail. */
+enum status tok_encode(struct tok_stream *s, const char *text, size_t n, const int32_t **symbols,
+                       size_t *n_symbols, struct err *e) WARN_UNUSED;
 enum status tok_bpe_stage_init(struct tok_bpe *b, struct err *e) WARN_UNUSED;
+void tok_bpe_stage_reset(struct tok_bpe *b);
 void tok_bpe_stage_fini(struct tok_bpe *b);
 size_t tok_bpe_bytes(const struct tok_bpe *b);
 
@@ -267,7 +373,8 @@ struct tok_stream {
     char held[4]; /* a code point the last feed cut */
     size_t n_held;
     int64_t safe;
-    int mid; /* stages that are in the middle of something: no offset is safe now */
+    bool unk_last; /* sp: the id emitted last is `unk`, and the text goes on behind it */
+    int mid;       /* stages that are in the middle of something: no offset is safe now */
     bool finished;
     enum status failed;
     int64_t work;
@@ -280,6 +387,8 @@ enum status tok_emit(struct tok_stream *s, int32_t id, int64_t raw, struct err *
  * may be s->ids + s->out_tail. */
 enum status tok_emit_word(struct tok_stream *s, const int32_t *ids, size_t n, int64_t start,
                           int64_t raw, struct err *e) WARN_UNUSED;
+/* The last id covers what is before `raw` too; there is one that has not been taken. */
+enum status tok_emit_more(struct tok_stream *s, int64_t raw, struct err *e) WARN_UNUSED;
 /* Everything before `raw` has been emitted. */
 void tok_note_safe(struct tok_stream *s, int64_t raw);
 enum status tok_too_long(int64_t raw, struct err *e);
@@ -288,5 +397,23 @@ enum status tok_normalize(const struct tok *t, const char *text, size_t n, struc
                           struct err *e) WARN_UNUSED;
 /* Memory for PCRE2, through base/mem.h. */
 pcre2_general_context *tok_pcre_memory(void);
+
+/* ---- where tokenizers come from ---- */
+
+/* From a GGUF's metadata; the file is closed again. Errors: as gguf_open, and E_FORMAT,
+ * E_UNSUPPORTED as "PATH: KEY: what". */
+enum status tok_read_gguf(struct tokjson **out, const char *path, struct err *e) WARN_UNUSED;
+/* From DIR/tokenizer.model and, when there is one, DIR/tokenizer_config.json. */
+enum status tok_read_spmodel(struct tokjson **out, const char *dir, struct err *e) WARN_UNUSED;
+
+/* How a GGUF's `tokenizer.ggml.pre` cuts text into words: each pattern cuts what the ones before it
+ * left, matches and what lies between them becoming pieces. */
+struct tok_pre {
+    const char *name;
+    const char *const *patterns; /* NULL behind the last one */
+    bool ignore_merges;
+    bool add_bos; /* where the file does not say */
+};
+const struct tok_pre *tok_pre_get(const char *name, size_t n); /* NULL: unknown */
 
 #endif

@@ -308,7 +308,8 @@ static enum status prefix_push(struct tok_stage *g, struct tok_span v, struct er
     const struct tok_prefix *p = g->conf;
     if (!g->begun && v.n > 0) {
         g->begun = true;
-        const bool there = p->unless_there && v.n >= p->n && memcmp(v.s, p->s, p->n) == 0;
+        const bool there = (p->unless_there && v.n >= p->n && memcmp(v.s, p->s, p->n) == 0) ||
+                           (p->first && g->past);
         const int64_t raw = v.place == TOK_LINEAR ? v.raw - (int64_t)v.n + 1 : v.raw;
         if (!there)
             TRY(g->next->ops->push(g->next, (struct tok_span){p->s, p->n, raw, TOK_LOOSE}, e));
@@ -320,6 +321,7 @@ done:
 
 static enum status prefix_end(struct tok_stage *g, struct err *e) {
     g->begun = false;
+    g->past = true;
     return g->next->ops->end(g->next, e);
 }
 

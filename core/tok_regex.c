@@ -196,6 +196,10 @@ static enum status escape(struct rewrite *w, bool in_class) {
         break;
     case 'h': sbuf_printf(&w->out, "%s0-9a-fA-F%s", open, close); break;
     case 'v': sbuf_puts(&w->out, "\\x{b}"); break;
+    case 'z': // the end of the text
+        if (in_class) return refuse(w, "escape");
+        sbuf_puts(&w->out, "\\z");
+        break;
     case 'n':
     case 'r':
     case 't':
@@ -496,4 +500,6 @@ done:
 void tok_regex_fini(struct tok_regex *r) {
     pcre2_code_free(r->code);
     r->code = NULL;
+    mem_free(r->begins);
+    r->begins = NULL;
 }

@@ -289,6 +289,29 @@ done:
     return st;
 }
 
+static bool match_can_begin(const struct tok_begin *begins, const char *s, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        const unsigned char a = (unsigned char)s[i];
+        if (a >= 0x80) return true;
+        if (!begins[a].alone) continue;
+        if (i + 1 == n || (s[i + 1] & 0x80) != 0 || begins[a].before[(unsigned char)s[i + 1]]) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// A piece in which no match can begin is one part, and that the last: it goes on as it is.
+static enum status regex_whole(struct tok_stage *g, struct tok_span v, struct err *e) {
+    const struct tok_split *p = g->conf;
+    const bool fresh = p->behavior == TOKJSON_ISOLATED && !p->invert && !g->mid && g->flag < 0 &&
+                       tok_text_n(&g->text) == 0;
+    if (fresh && p->re.begins != NULL && !match_can_begin(p->re.begins, v.s, v.n)) {
+        return g->next->ops->whole(g->next, v, e);
+    }
+    return tok_stage_whole(g, v, e);
+}
+
 static enum status regex_end(struct tok_stage *g, struct err *e) {
     enum status st = OK;
     TRY(regex_run(g, true, e));
@@ -298,4 +321,4 @@ done:
     return st;
 }
 
-const struct tok_stage_ops tok_regex_ops = {regex_push, tok_stage_whole, regex_end};
+const struct tok_stage_ops tok_regex_ops = {regex_push, regex_whole, regex_end};

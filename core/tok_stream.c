@@ -39,6 +39,14 @@ enum status tok_emit(struct tok_stream *s, int32_t id, int64_t raw, struct err *
     return tok_emit_word(s, &id, 1, raw - s->t->pieces[id].n, raw, e);
 }
 
+enum status tok_emit_more(struct tok_stream *s, int64_t raw, struct err *e) {
+    enum status st = OK;
+    TRY(add_mark(s, s->n_taken + (int64_t)(s->out_tail - s->out_head) - 1, raw, e));
+    s->out_end = raw;
+done:
+    return st;
+}
+
 void tok_note_safe(struct tok_stream *s, int64_t raw) {
     if (s->mid == 0 && !s->t->no_restart && !s->t->never_safe) s->safe = raw;
 }
@@ -142,12 +150,18 @@ static void add_norms(struct tok_stream *s, const struct tok *t) {
         case TOKJSON_LOWERCASE: add_stage(s, &tok_lower_ops, NULL); break;
         case TOKJSON_PREPEND: add_stage(s, &tok_prefix_ops, &t->prefixes[i]); break;
         case TOKJSON_REPLACE: add_stage(s, &tok_replace_ops, &t->json->norms[i]); break;
+        case TOKJSON_CHARSMAP: add_stage(s, &tok_charsmap_ops, &t->charsmap); break;
+        case TOKJSON_SQUEEZE: add_stage(s, &tok_squeeze_ops, NULL); break;
         }
     }
 }
 
 static void add_splits(struct tok_stream *s, const struct tok *t) {
-    static const struct tok_prefix space = {" ", 1, true};
+    static const struct tok_prefix space = {" ", 1, true, false};
+    // Behind the normalized added tokens: their texts keep U+2581, as in the file.
+    static const struct tokjson_norm bars = {TOKJSON_REPLACE, {"\xE2\x96\x81", 3}, {" ", 1}};
+    if (t->json->spaced) add_stage(s, &tok_replace_ops, &bars);
+    if (t->space.n > 0) add_stage(s, &tok_prefix_ops, &t->space);
     for (size_t i = 0; i <= t->n_splits; i++) {
         if (t->prefix_space && i == t->prefix_before) add_stage(s, &tok_prefix_ops, &space);
         if (i == t->n_splits) break;
@@ -193,12 +207,13 @@ enum status tok_stream_open(struct tok_stream **out, const struct tok *t, struct
     *out = NULL;
     TRY(mem_zalloc(&s, 1, sizeof *s, e));
     s->t = t;
-    TRY(mem_zalloc(&s->stages, t->json->n_norms + t->n_splits + 4, sizeof *s->stages, e));
+    TRY(mem_zalloc(&s->stages, t->json->n_norms + t->n_splits + 7, sizeof *s->stages, e));
     if (t->raw_added.n_tokens > 0) add_stage(s, &tok_added_ops, &t->raw_added);
     add_norms(s, t);
     if (t->norm_added.n_tokens > 0) add_stage(s, &tok_added_ops, &t->norm_added);
     add_splits(s, t);
-    add_stage(s, &tok_bpe_ops, NULL);
+    if (t->json->model == TOKJSON_CHARS && t->json->unk < 0) add_stage(s, &tok_filter_ops, NULL);
+    add_stage(s, t->json->model == TOKJSON_BYTES ? &tok_bpe_ops : &tok_sp_ops, NULL);
     TRY(open_pcre(s, e));
     TRY(tok_bpe_stage_init(&s->bpe, e));
     *out = s;
@@ -230,13 +245,16 @@ void tok_stream_reset(struct tok_stream *s) {
         g->pos = g->look = g->want = 0;
         g->flag = -1;
         g->last_match = SIZE_MAX;
-        g->open = g->mid = g->was_word = g->swallow = g->begun = g->sent_exact = false;
+        g->open = g->mid = g->was_word = g->swallow = g->begun = g->past = false;
+        g->sent_exact = false;
     }
     s->out_head = s->out_tail = s->mark_head = s->mark_tail = 0;
     s->n_taken = s->taken_end = s->out_end = 0;
     s->fed = s->safe = s->work = 0;
     s->n_held = 0;
     s->mid = 0;
+    s->unk_last = false;
+    tok_bpe_stage_reset(&s->bpe);
     s->finished = false;
     s->failed = OK;
 }

@@ -56,8 +56,7 @@ static enum status read_model_flags(struct reading *r, const struct jnode *m, st
     }
     if (strcmp(type.s, "BPE") != 0) {
         st = tokjson_fail(j, e, E_UNSUPPORTED, "$.model.type",
-                          "tokenizer model \"%.40s\" is not supported, only BPE (byte level) is",
-                          type.s);
+                          "tokenizer model \"%.40s\" is not supported, only BPE is", type.s);
         goto done;
     }
     const struct jnode *dropout = json_get(m, "dropout");
@@ -74,8 +73,10 @@ static enum status read_model_flags(struct reading *r, const struct jnode *m, st
         st = tokjson_fail(j, e, E_UNSUPPORTED, at, "word affixes are not supported");
         goto done;
     }
-    // unk_token, fuse_unk and byte_fallback act only on characters outside the vocabulary, and the
-    // opening of the tokenizer insists on all 256 byte characters: they can have no effect.
+    // These act only on characters outside the vocabulary, and the opening of a byte-level tokenizer
+    // insists on the characters of all bytes: there they can have no effect.
+    TRY(tokjson_bool(j, m, "$.model", "fuse_unk", false, &r->t->fuse_unk, e));
+    TRY(tokjson_bool(j, m, "$.model", "byte_fallback", false, &r->t->byte_fallback, e));
     TRY(tokjson_bool(j, m, "$.model", "ignore_merges", false, &r->t->ignore_merges, e));
 done:
     return st;
@@ -186,6 +187,43 @@ static enum status read_merges(struct reading *r, const struct jnode *m, struct 
     }
 done:
     sbuf_fini(&join);
+    return st;
+}
+
+// What only models of characters look at. A merge that names a byte's token would join bytes of
+// characters that the vocabulary lacks: none is made so, and its text would have two meanings.
+static enum status read_chars(struct reading *r, const struct jnode *m, struct err *e) {
+    enum status st = OK;
+    struct tokjson *t = r->t;
+    uint8_t *is_byte = NULL;
+    if (t->model == TOKJSON_BYTES) goto done;
+    if (!is_null_or_empty(json_get(m, "unk_token"))) {
+        struct tokjson_str unk;
+        TRY(tokjson_string(r->file, m, "$.model", "unk_token", &unk, e));
+        t->unk = tokjson_map_get(&r->vocab, unk.s, unk.n);
+        if (t->unk < 0) {
+            st = tokjson_fail(r->file, e, E_FORMAT, "$.model.unk_token",
+                              "\"%.60s\" is not in the vocabulary", unk.s);
+            goto done;
+        }
+    }
+    if (!t->byte_fallback) goto done;
+    TRY(mem_zalloc(&is_byte, TOKJSON_MAX_ID + 1, 1, e));
+    for (size_t i = 0; i < t->n_tokens; i++) {
+        if (tokjson_byte_of(t->tokens[i].text) < 0) continue;
+        t->tokens[i].kind = TOKJSON_BYTE;
+        is_byte[t->tokens[i].id] = 1;
+    }
+    for (size_t i = 0; i < t->n_merges; i++) {
+        const struct tokjson_merge *g = &t->merges[i];
+        if (!is_byte[g->left] && !is_byte[g->right] && !is_byte[g->made]) continue;
+        char path[64];
+        snprintf(path, sizeof path, "$.model.merges[%zu]", i);
+        st = tokjson_fail(r->file, e, E_UNSUPPORTED, path, "names the token of a byte");
+        goto done;
+    }
+done:
+    mem_free(is_byte);
     return st;
 }
 
@@ -392,6 +430,7 @@ static enum status read_all(struct reading *r, struct hash *h, struct err *e) {
     TRY(read_merges(r, model, e));
     TRY(read_added(r, root, e));
     TRY(tokjson_read_pipeline(r->t, r->file, e));
+    TRY(read_chars(r, model, e));
     TRY(read_post(r, json_get(root, "post_processor"), "$.post_processor", 0, e));
     TRY(read_config(r, h, e));
 done:
@@ -408,6 +447,7 @@ enum status tokjson_open(struct tokjson **out, const char *model_dir, struct err
     sbuf_init(&path);
     TRY(hash_open(&h, e));
     TRY(mem_zalloc(&r.t, 1, sizeof *r.t, e));
+    r.t->unk = -1;
     TRY(mem_zalloc(&keep, 1, sizeof *keep, e));
     r.t->keep = keep;
     sbuf_printf(&path, "%s/tokenizer.json", model_dir);
@@ -442,5 +482,6 @@ void tokjson_close(struct tokjson *t) {
     mem_free(t->added);
     mem_free(t->norms);
     mem_free(t->pres);
+    mem_free(t->texts);
     mem_free(t);
 }

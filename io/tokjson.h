@@ -1,9 +1,12 @@
 /* tokenizer.json and tokenizer_config.json (Hugging Face) as plain structs, validated.
  *
- * Read: byte-level BPE models. Checked here: types, ids (unique, 0 .. 2^24), every merge names two
- * tokens of the vocabulary whose joined text is a token too, added tokens have the ids that the
- * `tokenizers` library would give them, and no setting is present that would change ids without
- * being understood: such a one is refused by name.
+ * The struct also describes tokenizers that come from elsewhere (a GGUF's metadata, SentencePiece's
+ * tokenizer.model): what is said below about `model` and what follows it.
+ *
+ * Read: BPE models, byte-level or of characters. Checked here: types, ids (unique, 0 .. 2^24),
+ * every merge names two tokens of the vocabulary whose joined text is a token too, added tokens
+ * have the ids that the `tokenizers` library would give them, and no setting is present that would
+ * change ids without being understood: such a one is refused by name.
  *
  * Normalizers and pre-tokenizers come as flat lists: a Sequence applies its members one after the
  * other, so nesting carries no meaning.
@@ -22,9 +25,28 @@ struct tokjson_str {
     size_t n;
 };
 
+/* What turns a piece of text into tokens. */
+enum tokjson_model {
+    TOKJSON_BYTES,  /* BPE over bytes written as byte-level characters; merges */
+    TOKJSON_CHARS,  /* BPE over characters; merges */
+    TOKJSON_SCORES, /* BPE over characters; neighbours join when they form a token, the one of the
+                       highest score first */
+    TOKJSON_UNIGRAM /* the sequence of tokens of the highest sum of scores */
+};
+
+enum tokjson_kind {
+    TOKJSON_NORMAL,
+    TOKJSON_BYTE,    /* "<0x41>": stands for a byte of a character without a token */
+    TOKJSON_USER,    /* found in the text before anything else */
+    TOKJSON_UNUSED,  /* never produced */
+    TOKJSON_RESERVED /* control tokens, unknown: only an added token of that id is found in a text */
+};
+
 struct tokjson_token {
     struct tokjson_str text; /* as in the file: bytes written as byte-level characters */
     int32_t id;
+    enum tokjson_kind kind; /* not for TOKJSON_BYTES */
+    float score;            /* TOKJSON_SCORES, TOKJSON_UNIGRAM */
 };
 
 struct tokjson_merge { /* ids; the index in the list is the rank */
@@ -49,8 +71,10 @@ enum tokjson_norm_kind {
     TOKJSON_NFKC,
     TOKJSON_NFKD,
     TOKJSON_LOWERCASE,
-    TOKJSON_PREPEND, /* content */
-    TOKJSON_REPLACE  /* pattern, a plain string, by content */
+    TOKJSON_PREPEND,  /* content */
+    TOKJSON_REPLACE,  /* pattern, a plain string, by content */
+    TOKJSON_CHARSMAP, /* content is a table of SentencePiece: see io/spmodel.h */
+    TOKJSON_SQUEEZE   /* spaces at both ends go, of several in a row one stays */
 };
 
 struct tokjson_norm {
@@ -88,7 +112,16 @@ struct tokjson_pre {
     char place[64];                 /* "$.pre_tokenizer.pretokenizers[0]", for messages */
 };
 
+/* Whether a space is put in front of a piece, behind the normalizers. */
+enum tokjson_prefix {
+    TOKJSON_PREFIX_NONE,
+    TOKJSON_PREFIX_ALWAYS,
+    TOKJSON_PREFIX_UNLESS_THERE, /* not where the piece begins with one */
+    TOKJSON_PREFIX_FIRST         /* the same, and only at the beginning of the document */
+};
+
 struct tokjson {
+    enum tokjson_model model;
     struct tokjson_token *tokens; /* owned [n_tokens]; in file order */
     size_t n_tokens;
     struct tokjson_merge *merges; /* owned [n_merges] */
@@ -100,16 +133,44 @@ struct tokjson {
     struct tokjson_pre *pres; /* owned [n_pres] */
     size_t n_pres;
     bool ignore_merges;
+    bool byte_gaps; /* TOKJSON_BYTES: bytes without a token yield nothing; else they are an error */
+
+    /* All models but TOKJSON_BYTES: */
+    int32_t unk;        /* for characters without a token; -1: they yield nothing */
+    bool byte_fallback; /* but their bytes' tokens where all of them are there */
+    bool fuse_unk;      /* one `unk` for a run of such characters */
+    bool spaced;        /* U+2581 in tokens and texts means a space */
+    bool split_spaces;  /* each space begins a piece */
+    enum tokjson_prefix prefix;
+    bool strip_space; /* a text is decoded without the space it begins with */
+
     int32_t bos;   /* id put first when adds_bos; otherwise the configured one, or -1 */
     int32_t eos;   /* or -1 */
     bool adds_bos; /* add_bos_token where it is given, else the post-processor's template */
     char identity[HASH_TEXT];
-    void *keep; /* owned: what the strings live in */
+    void *keep;  /* owned: what the strings of tokenizer.json live in */
+    char *texts; /* owned: what those of another source live in, each with a NUL behind it */
 };
 
 /* Reads DIR/tokenizer.json and, when there is one, DIR/tokenizer_config.json.
  * Errors: E_NOINPUT, E_IO, E_NOMEM; E_FORMAT and E_UNSUPPORTED as "FILE:LINE: $.path: what". */
 enum status tokjson_open(struct tokjson **out, const char *model_dir, struct err *e) WARN_UNUSED;
 void tokjson_close(struct tokjson *t);
+
+/* The byte that a token named "<0x41>" stands for, -1 for any other text. */
+int tokjson_byte_of(struct tokjson_str text);
+
+/* Text to number, open addressing; the texts are borrowed. */
+struct tokjson_map {
+    struct {
+        struct tokjson_str key;
+        int32_t value;
+    } * slots;
+    size_t cap; /* power of two, at least twice the number of entries */
+};
+enum status tokjson_map_init(struct tokjson_map *m, size_t n, struct err *e) WARN_UNUSED;
+void tokjson_map_fini(struct tokjson_map *m);
+void tokjson_map_put(struct tokjson_map *m, struct tokjson_str key, int32_t value);
+int32_t tokjson_map_get(const struct tokjson_map *m, const char *s, size_t n); /* -1: none */
 
 #endif

@@ -10,6 +10,9 @@ enum { MAX_STEPS = 32, MAX_DEPTH = 8, PATH_MAX_TEXT = 64 };
 struct walk {
     struct tokjson *t;
     const struct json *j;
+    const char *metaspace; // where the Metaspace pre-tokenizer stands, NULL without one
+    char metaspace_path[PATH_MAX_TEXT];
+    bool decodes_spaces, byte_level; // what the decoder does
 };
 
 static int find_name(const char *const *names, size_t n, const char *s) {
@@ -158,6 +161,9 @@ done:
     return st;
 }
 
+static enum status read_metaspace(struct walk *w, const struct jnode *v, const char *path,
+                                  struct err *e);
+
 static enum status read_pre(struct walk *w, const struct jnode *v, const char *path, int depth,
                             struct err *e) {
     static const char *const names[] = {"ByteLevel",   "Split",      "Digits",
@@ -169,6 +175,10 @@ static enum status read_pre(struct walk *w, const struct jnode *v, const char *p
     if (v == NULL) goto done;
     if (strcmp(type.s, "Sequence") == 0) {
         TRY(each(w, v, path, "pretokenizers", depth, read_pre, e));
+        goto done;
+    }
+    if (strcmp(type.s, "Metaspace") == 0) {
+        TRY(read_metaspace(w, v, path, e));
         goto done;
     }
     const int kind = find_name(names, COUNTOF(names), type.s);
@@ -189,32 +199,220 @@ done:
     return st;
 }
 
-/* ---- decoder: only checked, since ids come from bytes and go back to bytes ---- */
+/* ---- Metaspace, and the spaces written as U+2581 ---- */
+
+static const char LOW_BAR[] = "\xE2\x96\x81";
+
+static bool same(struct tokjson_str a, const char *b) {
+    return a.n == strlen(b) && memcmp(a.s, b, a.n) == 0;
+}
+
+// What text.s[0..n) holds anywhere.
+static bool holds(struct tokjson_str text, const char *what) {
+    return memmem(text.s, text.n, what, strlen(what)) != NULL;
+}
+
+static enum status read_replacement(const struct walk *w, const struct jnode *v, const char *path,
+                                    struct err *e) {
+    enum status st = OK;
+    struct tokjson_str bar = {LOW_BAR, 3};
+    if (json_get(v, "replacement") != NULL) {
+        TRY(tokjson_string(w->j, v, path, "replacement", &bar, e));
+    }
+    if (!same(bar, LOW_BAR)) {
+        st = tokjson_fail(w->j, e, E_UNSUPPORTED, path, "only U+2581 may stand for a space");
+    }
+done:
+    return st;
+}
+
+// Older files say add_prefix_space instead of prepend_scheme.
+static enum status read_scheme(const struct walk *w, const struct jnode *v, const char *path,
+                               enum tokjson_prefix *out, struct err *e) {
+    enum status st = OK;
+    bool add;
+    struct tokjson_str scheme;
+    TRY(tokjson_bool(w->j, v, path, "add_prefix_space", true, &add, e));
+    *out = add ? TOKJSON_PREFIX_UNLESS_THERE : TOKJSON_PREFIX_NONE;
+    const struct jnode *name = json_get(v, "prepend_scheme");
+    if (name == NULL || json_kind_of(name) == JSON_NIL) goto done;
+    TRY(tokjson_string(w->j, v, path, "prepend_scheme", &scheme, e));
+    if (same(scheme, "always")) {
+        *out = TOKJSON_PREFIX_UNLESS_THERE;
+    } else if (same(scheme, "first")) {
+        *out = TOKJSON_PREFIX_FIRST;
+    } else if (same(scheme, "never")) {
+        *out = TOKJSON_PREFIX_NONE;
+    } else {
+        st = tokjson_fail(w->j, e, E_FORMAT, path, "unknown prepend_scheme \"%.40s\"", scheme.s);
+    }
+done:
+    return st;
+}
+
+static enum status read_metaspace(struct walk *w, const struct jnode *v, const char *path,
+                                  struct err *e) {
+    enum status st = OK;
+    struct tokjson *t = w->t;
+    if (w->metaspace != NULL) {
+        st = tokjson_fail(w->j, e, E_UNSUPPORTED, path, "a second Metaspace");
+        goto done;
+    }
+    snprintf(w->metaspace_path, sizeof w->metaspace_path, "%s", path);
+    w->metaspace = w->metaspace_path;
+    TRY(read_replacement(w, v, path, e));
+    TRY(tokjson_bool(w->j, v, path, "split", true, &t->split_spaces, e));
+    TRY(read_scheme(w, v, path, &t->prefix, e));
+done:
+    return st;
+}
+
+// A text in which U+2581 stands for spaces is worked on with spaces in their place (tokens and
+// other settings alike), so that a place in it is a place in the document. So the step that writes
+// U+2581 becomes one that does away with those that stand in the document itself.
+static enum status turn_spaces(struct walk *w, struct err *e) {
+    enum status st = OK;
+    struct tokjson *t = w->t;
+    size_t turned = SIZE_MAX;
+    for (size_t i = 0; i < t->n_norms; i++) {
+        struct tokjson_norm *m = &t->norms[i];
+        if (m->kind == TOKJSON_REPLACE && same(m->pattern, " ") && same(m->content, LOW_BAR)) {
+            turned = i;
+        }
+    }
+    t->spaced = w->metaspace != NULL || turned != SIZE_MAX;
+    for (size_t i = 0; t->spaced && i < t->n_norms; i++) {
+        struct tokjson_norm *m = &t->norms[i];
+        const bool prepends_bar = m->kind == TOKJSON_PREPEND && same(m->content, LOW_BAR);
+        if (i == turned) {
+            m->pattern = (struct tokjson_str){LOW_BAR, 3};
+            m->content = (struct tokjson_str){" ", 1};
+        } else if (prepends_bar) {
+            m->content = (struct tokjson_str){" ", 1};
+        } else if ((m->kind == TOKJSON_REPLACE || m->kind == TOKJSON_PREPEND) &&
+                   (holds(m->content, LOW_BAR) || holds(m->content, " ") ||
+                    (m->kind == TOKJSON_REPLACE &&
+                     (holds(m->pattern, LOW_BAR) || holds(m->pattern, " "))))) {
+            st = tokjson_fail(w->j, e, E_UNSUPPORTED, "$.normalizer",
+                              "a second step that reads or writes spaces or U+2581");
+            goto done;
+        }
+    }
+done:
+    return st;
+}
+
+// Pre-tokenizers that would tell a space from U+2581.
+static enum status check_spaced_pres(struct walk *w, struct err *e) {
+    enum status st = OK;
+    struct tokjson *t = w->t;
+    size_t n = 0;
+    for (size_t i = 0; i < t->n_pres; i++) {
+        struct tokjson_pre *p = &t->pres[i];
+        const bool plain = p->kind == TOKJSON_SPLIT && !p->is_regex && !holds(p->pattern, LOW_BAR);
+        // No space is left where this one looks for it.
+        if (plain && w->metaspace == NULL && holds(p->pattern, " ") && !p->invert) continue;
+        const bool fine = p->kind == TOKJSON_DIGITS || p->kind == TOKJSON_PUNCTUATION ||
+                          (plain && !holds(p->pattern, " "));
+        if (!fine || w->metaspace != NULL) {
+            st = tokjson_fail(w->j, e, E_UNSUPPORTED, p->place,
+                              "this pre-tokenizer with spaces written as U+2581");
+            goto done;
+        }
+        t->pres[n++] = *p;
+    }
+    t->n_pres = n;
+done:
+    return st;
+}
+
+/* ---- decoder: ids come from bytes and go back to bytes; checked that it means just that ---- */
+
+static enum status read_strip(struct walk *w, const struct jnode *v, const char *path,
+                              struct err *e) {
+    enum status st = OK;
+    struct tokjson_str content;
+    TRY(tokjson_string(w->j, v, path, "content", &content, e));
+    const struct jnode *start = json_get(v, "start"), *stop = json_get(v, "stop");
+    const bool known = start != NULL && json_kind_of(start) == JSON_INT && json_int(start) <= 1 &&
+                       stop != NULL && json_kind_of(stop) == JSON_INT && json_int(stop) == 0;
+    if (!known || !same(content, " ")) {
+        st = tokjson_fail(w->j, e, E_UNSUPPORTED, path,
+                          "decoder \"Strip\" of anything but one space in front");
+        goto done;
+    }
+    w->t->strip_space = json_int(start) == 1;
+done:
+    return st;
+}
 
 static enum status read_decoder(struct walk *w, const struct jnode *v, const char *path, int depth,
                                 struct err *e) {
     enum status st = OK;
-    struct tokjson_str type = {NULL, 0};
+    struct tokjson_str type = {NULL, 0}, pattern, content;
     TRY(read_type(w, &v, path, &type, e));
-    if (v == NULL || strcmp(type.s, "ByteLevel") == 0) goto done;
+    if (v == NULL || strcmp(type.s, "Fuse") == 0) goto done;
+    const bool chars = w->t->model == TOKJSON_CHARS;
     if (strcmp(type.s, "Sequence") == 0) {
         TRY(each(w, v, path, "decoders", depth, read_decoder, e));
-        goto done;
+    } else if (strcmp(type.s, "ByteLevel") == 0) {
+        w->byte_level = true;
+    } else if (chars && strcmp(type.s, "ByteFallback") == 0) {
+        goto done; // what tokens of bytes stand for anyway
+    } else if (chars && strcmp(type.s, "Strip") == 0) {
+        TRY(read_strip(w, v, path, e));
+    } else if (chars && strcmp(type.s, "Metaspace") == 0) {
+        enum tokjson_prefix scheme;
+        TRY(read_replacement(w, v, path, e));
+        TRY(read_scheme(w, v, path, &scheme, e));
+        w->decodes_spaces = true;
+        w->t->strip_space = scheme != TOKJSON_PREFIX_NONE;
+    } else if (chars && strcmp(type.s, "Replace") == 0) {
+        bool is_regex;
+        TRY(read_pattern(w, v, path, &pattern, &is_regex, e));
+        TRY(tokjson_string(w->j, v, path, "content", &content, e));
+        w->decodes_spaces = !is_regex && same(pattern, LOW_BAR) && same(content, " ");
+        if (!w->decodes_spaces) {
+            st = tokjson_fail(w->j, e, E_UNSUPPORTED, path,
+                              "decoder \"Replace\" of anything but U+2581 by a space");
+        }
+    } else {
+        st = tokjson_fail(w->j, e, E_UNSUPPORTED, path, "decoder \"%.40s\" is not supported",
+                          type.s);
     }
-    st = tokjson_fail(w->j, e, E_UNSUPPORTED, path, "decoder \"%.40s\" is not supported", type.s);
 done:
     return st;
 }
 
 enum status tokjson_read_pipeline(struct tokjson *t, const struct json *j, struct err *e) {
     enum status st = OK;
-    struct walk w = {t, j};
+    struct walk w = {.t = t, .j = j};
     const struct jnode *root = json_root(j);
     TRY(mem_zalloc(&t->norms, MAX_STEPS, sizeof *t->norms, e));
     TRY(mem_zalloc(&t->pres, MAX_STEPS, sizeof *t->pres, e));
     TRY(read_norm(&w, json_get(root, "normalizer"), "$.normalizer", 0, e));
     TRY(read_pre(&w, json_get(root, "pre_tokenizer"), "$.pre_tokenizer", 0, e));
+    t->model = TOKJSON_CHARS;
+    for (size_t i = 0; i < t->n_pres; i++) {
+        if (t->pres[i].kind == TOKJSON_BYTE_LEVEL) t->model = TOKJSON_BYTES;
+    }
+    if (t->model == TOKJSON_CHARS) {
+        TRY(turn_spaces(&w, e));
+        if (t->spaced) TRY(check_spaced_pres(&w, e));
+    } else if (w.metaspace != NULL) {
+        st = tokjson_fail(j, e, E_UNSUPPORTED, w.metaspace, "Metaspace together with ByteLevel");
+        goto done;
+    }
     TRY(read_decoder(&w, json_get(root, "decoder"), "$.decoder", 0, e));
+    if (t->model == TOKJSON_CHARS && w.byte_level) {
+        st = tokjson_fail(j, e, E_UNSUPPORTED, "$.pre_tokenizer",
+                          "no ByteLevel, but the decoder has one");
+        goto done;
+    }
+    if (t->spaced && json_get(root, "decoder") != NULL && !w.decodes_spaces &&
+        json_kind_of(json_get(root, "decoder")) != JSON_NIL) {
+        st = tokjson_fail(j, e, E_UNSUPPORTED, "$.decoder", "leaves U+2581 as it is");
+    }
 done:
     return st;
 }

@@ -77,3 +77,11 @@ enum status tokjson_string(const struct json *j, const struct jnode *v, const ch
     if (st == OK) out->s = json_str(m, &out->n);
     return st;
 }
+
+int tokjson_byte_of(struct tokjson_str text) {
+    static const char digits[] = "0123456789ABCDEF";
+    if (text.n != 6 || memcmp(text.s, "<0x", 3) != 0 || text.s[5] != '>') return -1;
+    const char *high = text.s[3] != '\0' ? strchr(digits, text.s[3]) : NULL;
+    const char *low = text.s[4] != '\0' ? strchr(digits, text.s[4]) : NULL;
+    return high != NULL && low != NULL ? (int)(16 * (high - digits) + (low - digits)) : -1;
+}

@@ -273,8 +273,11 @@ static void test_safe(void **state) {
 
 static void check_decode(const char *name, size_t index, const struct tok *t, struct tok_stream *s,
                          const struct sbuf *text, const struct jnode *want) {
-    static const char *const changed[] = {"flags", "strips", "nfkc",   "nfkd",    "words",
-                                          "qwen2", "splits", "cl100k", "inverted"};
+    static const char *const changed[] = {
+        "flags",       "strips",    "nfkc",       "nfkd",        "words",     "qwen2",
+        "splits",      "cl100k",    "inverted",   "llama2",      "metafirst", "metaalways",
+        "metanever",   "gemma",     "fused",      "plainchars",  "spbpe",     "spbpenfkc",
+        "spbpeacross", "spunigram", "spunibytes", "spuniacross", "ggufspm"};
     (void)want;
     for (size_t i = 0; i < COUNTOF(changed); i++) { // these do not keep the text
         if (strcmp(name, changed[i]) == 0) return;
