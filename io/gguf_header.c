@@ -378,7 +378,7 @@ static enum status read_tensors(struct gguf_files *f, size_t file, uint64_t n, s
         }
         t->data = c->data + start + offsets[i];
     }
-    TRY(check_tiling(f->tensors + first, (size_t)n, start, alignment, c, e));
+    TRY(check_tiling(n > 0 ? &f->tensors[first] : NULL, (size_t)n, start, alignment, c, e));
 done:
     mem_free(offsets);
     return st;

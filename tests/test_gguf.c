@@ -163,6 +163,32 @@ static void test_metadata(void **state) {
     gguf_close(f);
 }
 
+// A file that holds only a vocabulary ends without padding.
+static void test_no_tensors(void **state) {
+    (void)state;
+    struct gguf_files *f = NULL;
+    struct err e = {0};
+    struct sbuf b;
+    struct gw w;
+    char text[HASH_TEXT];
+    gw_init(&w);
+    sbuf_init(&b);
+    gw_strs(&w, "tokenizer.ggml.tokens", (const char *const[]){"a", "b"}, 2);
+    gw_save(&w, in_dir("vocab.gguf"));
+    assert_int_equal(file_read_all(in_dir("vocab.gguf"), 1 << 20, &b, &e), OK);
+    for (size_t n = 24 + w.values.n; n <= b.n; n++) {
+        support_write(in_dir("vocab.gguf"), b.s, n);
+        if (gguf_open(&f, in_dir("vocab.gguf"), &e) != OK) fail_msg("%s", e.msg);
+        assert_int_equal(gguf_count(f), 0);
+        assert_null(gguf_at(f, 0));
+        assert_null(gguf_get(f, "a"));
+        assert_int_equal(gguf_identity(f, text, &e), OK);
+        gguf_close(f);
+    }
+    gw_fini(&w);
+    sbuf_fini(&b);
+}
+
 // Every integer type at its ends.
 static void test_integers(void **state) {
     (void)state;
@@ -401,6 +427,7 @@ int main(void) {
         cmocka_unit_test(test_cut_while_mapped), // first: cmocka takes SIGBUS back after each test
         cmocka_unit_test(test_whole),
         cmocka_unit_test(test_metadata),
+        cmocka_unit_test(test_no_tensors),
         cmocka_unit_test(test_integers),
         cmocka_unit_test(test_invalid),
         cmocka_unit_test(test_every_prefix_and_byte),
