@@ -310,3 +310,38 @@ void model_on_close(struct model_on *mo) {
 struct wt *const *model_layer(const struct model_on *mo, int64_t l) {
     return mo->layer + l * ARCH_ROLE_COUNT;
 }
+
+/* ---- for people ---- */
+
+bool model_entry_at(const struct model *m, size_t i, struct model_entry *out) {
+    const struct arch *a = &m->arch;
+    if (i >= st_count(m->files)) return false;
+    const struct st_tensor *s = st_at(m->files, i);
+    *out = (struct model_entry){.name = s->name,
+                                .dtype_text = s->dtype_text,
+                                .bytes = (int64_t)s->bytes,
+                                .layer = -1,
+                                .ignored = "holds nothing that is computed with"};
+    for (; out->n_dim < s->n_dim && out->n_dim < (int)COUNTOF(out->dim); out->n_dim++)
+        out->dim[out->n_dim] = s->dim[out->n_dim];
+    for (int k = 0; k < a->family->n_tensor; k++) {
+        const struct arch_tensor *t = &a->family->tensors[k];
+        int64_t layer = -1;
+        if (per_layer(t)) {
+            layer = match_layer(t->name, s->name);
+            if (layer < 0) layer = match_layer(t->also, s->name);
+            if (layer < 0) continue;
+        } else if (strcmp(t->name, s->name) != 0) {
+            continue;
+        }
+        if (arch_has(a, t)) {
+            out->use = t;
+            out->layer = layer;
+            out->ignored = NULL;
+        } else {
+            out->ignored = "the head is tied to the embedding";
+        }
+        break;
+    }
+    return true;
+}
