@@ -14,8 +14,8 @@ VERSION := 0.1.0
 
 # The libraries, named once: Debian package -> header that proves it is there.
 APT_LIBS  := libjansson-dev liblz4-dev libxxhash-dev libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev
-APT_TOOLS := gcc make git
-APT_TESTS := libcmocka-dev clang clang-format libclang-rt-14-dev libomp-14-dev valgrind strace bats jq python3 lz4 time
+APT_TOOLS := gcc make git scdoc
+APT_TESTS := libcmocka-dev clang clang-format libclang-rt-14-dev libomp-14-dev valgrind strace bats jq python3 python3-jsonschema lz4 time zsh
 HEADERS   := jansson.h lz4frame.h xxhash.h pcre2.h utf8proc.h zlib.h zstd.h
 LIBS      := -ljansson -llz4 -lxxhash -lpcre2-8 -lutf8proc -lm -pthread
 

@@ -11,7 +11,7 @@ setup() {
     cd "$BATS_TEST_TMPDIR"
 }
 
-SUBS="run score init validate plan status cat stats verify tokenize inspect bench help"
+SUBS="run score init validate plan status cat stats verify tokenize inspect bench schema help"
 
 # A corpus of two short files and a manifest over it, in the working directory.
 make_job() {
