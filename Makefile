@@ -80,7 +80,7 @@ $(OUT)/tools/bench/%: $(OUT)/tools/bench/%.o $(LIB)
 .SECONDARY:
 -include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d)
 
-.PHONY: setup demo test test-all test-programs asan ubsan tsan lint symbols format install clean help
+.PHONY: setup demo test test-all test-programs asan ubsan tsan lint symbols format man install clean help
 setup: ## install what is missing (Debian packages); without root, print the line to run
 	@tools/setup $(APT_TOOLS) $(APT_LIBS) $(APT_TESTS)
 
@@ -109,11 +109,23 @@ lint: all ## include direction, symbols, forbidden calls, mutable data, format
 format: ## clang-format everything in place
 	@git ls-files '*.c' '*.h' | xargs clang-format -i
 
-install: all ## into $(DESTDIR)$(PREFIX): bin/basin and the demo
+MAN := $(patsubst man/%.scd,build/man/%,$(wildcard man/*.scd))
+build/man/%: man/%.scd
+	@mkdir -p $(@D)
+	scdoc < $< > $@
+man: $(if $(shell command -v scdoc 2>/dev/null),$(MAN)) ## the manual pages, into build/man
+	@command -v scdoc >/dev/null || echo "scdoc is not installed (make setup): no manual pages" >&2
+
+SHARE := $(DESTDIR)$(PREFIX)/share
+install: all man ## into $(DESTDIR)$(PREFIX): bin/basin, manual pages, completions and the demo
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/basin
-	install -d $(DESTDIR)$(PREFIX)/share/basin/demo/model
-	install -m 644 examples/demo/persuasion.txt $(DESTDIR)$(PREFIX)/share/basin/demo/
-	install -m 644 examples/demo/model/* $(DESTDIR)$(PREFIX)/share/basin/demo/model/
+	install -D -m 644 completions/basin.bash $(SHARE)/bash-completion/completions/basin
+	install -D -m 644 completions/_basin $(SHARE)/zsh/site-functions/_basin
+	install -D -m 644 docs/events.md $(SHARE)/doc/basin/events.md
+	@for p in $(MAN); do if [ -f $$p ]; then install -D -m 644 $$p $(SHARE)/man/man$${p##*.}/$${p##*/}; fi; done
+	install -d $(SHARE)/basin/demo/model
+	install -m 644 examples/demo/persuasion.txt $(SHARE)/basin/demo/
+	install -m 644 examples/demo/model/* $(SHARE)/basin/demo/model/
 
 clean: ## remove build/
 	rm -rf build
