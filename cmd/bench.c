@@ -97,10 +97,14 @@ done:
     return st;
 }
 
-static enum status measure_model(struct results *r, const struct options *o, struct err *e) {
+// The model is opened first: one that is refused should be said at once.
+static enum status measure(struct results *r, const struct options *o, struct err *e) {
     enum status st = OK;
-    TRY(bench_open(&r->bench, r->path, o->dtype, r->isa, r->n_thread, e));
-    for (size_t i = 0; i < COUNTOF(cache_sizes); i++) {
+    if (r->path != NULL) {
+        TRY(bench_open(&r->bench, r->path, o->dtype, r->isa, r->n_thread, e));
+    }
+    TRY(measure_peaks(r, o->seconds, e));
+    for (size_t i = 0; r->bench != NULL && i < COUNTOF(cache_sizes); i++) {
         TRY(bench_score(r->bench, SINKS, cache_sizes[i] - SINKS, o->seconds, &r->speeds[i], e));
         r->n_speed++;
     }
@@ -291,9 +295,7 @@ static int bench_main(const struct cmd_sub *self, int argc, char **argv) {
     }
     r.path = n > 0 ? argv[0] : find_demo(demo, sizeof demo) ? demo : NULL;
     if (r.path == NULL) cmd_say("no model named, and the demo model is not there: limits only");
-    enum status st = measure_peaks(&r, o.seconds, &e);
-    if (st == OK && r.path != NULL) st = measure_model(&r, &o, &e);
-    if (st != OK) {
+    if (measure(&r, &o, &e) != OK) {
         code = cmd_fail(&e, CMD_FROM_JOB);
     } else {
         sbuf_init(&b);
