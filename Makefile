@@ -15,9 +15,9 @@ VERSION := 0.1.0
 # The libraries, named once: Debian package -> header that proves it is there.
 APT_LIBS  := libjansson-dev liblz4-dev libxxhash-dev libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev
 APT_TOOLS := gcc make git scdoc
-APT_TESTS := libcmocka-dev clang clang-format libclang-rt-14-dev libomp-14-dev valgrind strace bats jq python3 python3-jsonschema lz4 time zsh
+APT_TESTS := libcmocka-dev clang clang-format libclang-rt-14-dev libomp-14-dev valgrind strace bats jq python3 python3-jsonschema lz4 zstd time zsh
 HEADERS   := jansson.h lz4frame.h xxhash.h pcre2.h utf8proc.h zlib.h zstd.h
-LIBS      := -ljansson -llz4 -lxxhash -lpcre2-8 -lutf8proc -lm -pthread
+LIBS      := -ljansson -llz4 -lz -lzstd -lxxhash -lpcre2-8 -lutf8proc -lm -pthread
 
 WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wcast-qual -Wvla -Wundef $(if $(WERROR),-Werror)
 CFLAGS  ?= -O2 -g
@@ -41,8 +41,6 @@ CMD  := $(patsubst %.c,$(OUT)/%.o,$(wildcard cmd/*.c))
 LIB  := $(OUT)/libbasin.a
 BIN  := $(OUT)/basin
 TEST_SUPPORT := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/support_*.c))
-# Tests that stand in for calls of the system.
-WRAP_test_ledger := -Wl,--wrap=write,--wrap=fsync,--wrap=copy_file_range
 TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(wildcard tests/test_*.c))
 
 .PHONY: all check-deps
@@ -68,11 +66,17 @@ $(BIN): $(CMD) $(LIB)
 WRAP_ALLOC := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign
 WRAP_test_manifest    := $(WRAP_ALLOC)
 WRAP_test_safetensors := $(WRAP_ALLOC)
+WRAP_test_gguf        := $(WRAP_ALLOC)
+WRAP_test_model_gguf  := $(WRAP_ALLOC)
 WRAP_test_corpus      := $(WRAP_ALLOC)
+WRAP_test_unpack      := $(WRAP_ALLOC)
+WRAP_test_corpus_packed := $(WRAP_ALLOC)
 WRAP_test_corpus_glob := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 WRAP_test_tok         := $(WRAP_ALLOC)
 WRAP_test_file        := -Wl,--wrap=write,--wrap=link,--wrap=copy_file_range,--wrap=flock
 WRAP_test_lz4f        := -Wl,--wrap=write
+WRAP_test_plan := $(WRAP_ALLOC)
+WRAP_test_ledger := -Wl,--wrap=write,--wrap=fsync,--wrap=copy_file_range $(WRAP_ALLOC)
 $(OUT)/tests/%: $(OUT)/tests/%.o $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(WRAP_$*) $(LIBS) -lcmocka -o $@
 $(OUT)/tools/bench/%: $(OUT)/tools/bench/%.o $(LIB)
@@ -80,7 +84,7 @@ $(OUT)/tools/bench/%: $(OUT)/tools/bench/%.o $(LIB)
 .SECONDARY:
 -include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d)
 
-.PHONY: setup demo test test-all test-programs asan ubsan tsan lint symbols format man install clean help
+.PHONY: setup demo test test-all test-programs asan ubsan tsan valgrind lint format man install clean help
 setup: ## install what is missing (Debian packages); without root, print the line to run
 	@tools/setup $(APT_TOOLS) $(APT_LIBS) $(APT_TESTS)
 
@@ -100,6 +104,8 @@ test-all: test ## deeper: every sanitizer, valgrind, long documents, many kills
 asan ubsan: ## the test programs under ASan + UBSan, or UBSan alone
 	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=$@ all test-programs
 	@tools/runtests build/$@
+valgrind: all ## a small run under valgrind's memcheck (portable kernels)
+	@tools/valgrind $(BIN)
 tsan: ## a two-thread run under ThreadSanitizer (clang's OpenMP runtime)
 	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=tsan CC=$(CLANG) all
 	@tools/tsan build/tsan/basin

@@ -2,22 +2,60 @@
 #ifndef BASIN_BASE_DTYPE_H
 #define BASIN_BASE_DTYPE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-enum dtype { DT_F64, DT_F32, DT_F16, DT_BF16, DT_I32, DT_I64, DT_U8, DT_COUNT };
+/* From DT_Q8_0 on: blocks of elements that share their scales, weights only (kernels/quant.h). */
+enum dtype {
+    DT_F64,
+    DT_F32,
+    DT_F16,
+    DT_BF16,
+    DT_I32,
+    DT_I64,
+    DT_U8,
+    DT_Q8_0,
+    DT_Q4_0,
+    DT_Q4_1,
+    DT_Q5_0,
+    DT_Q5_1,
+    DT_Q4_K,
+    DT_Q5_K,
+    DT_Q6_K,
+    DT_COUNT
+};
+
+enum { DTYPE_MOST_BLOCK = 256 }; /* elements of the longest block; every block length divides it */
 
 typedef uint16_t bf16_t; /* upper half of an IEEE float32 */
 
-/* Bytes of one element. */
+/* Elements of a block: 1 for types whose elements stand alone. */
+static inline int64_t dtype_block(enum dtype t) {
+    return t < DT_Q8_0 ? 1 : t < DT_Q4_K ? 32 : 256;
+}
+
+/* Bytes of a block: of one element where elements stand alone. */
 static inline size_t dtype_bytes(enum dtype t) {
-    static const uint8_t bytes[DT_COUNT] = {8, 4, 2, 2, 4, 8, 1};
+    static const uint8_t bytes[DT_COUNT] = {8, 4, 2, 2, 4, 8, 1, 34, 18, 20, 22, 24, 144, 176, 210};
     return bytes[t];
 }
 
+/* Bytes of n elements that lie together; n is a multiple of the block. May overflow. */
+static inline size_t dtype_row_bytes(enum dtype t, int64_t n) {
+    return (size_t)(t < DT_Q8_0 ? n : n / dtype_block(t)) * dtype_bytes(t);
+}
+
+/* Whether weights may be stored as this. */
+static inline bool dtype_is_weight(enum dtype t) {
+    return t == DT_F32 || t == DT_F16 || t == DT_BF16 || (t >= DT_Q8_0 && t < DT_COUNT);
+}
+
 static inline const char *dtype_name(enum dtype t) {
-    static const char *const names[DT_COUNT] = {"f64", "f32", "f16", "bf16", "i32", "i64", "u8"};
+    static const char *const names[DT_COUNT] = {"f64",  "f32",  "f16",  "bf16", "i32",
+                                                "i64",  "u8",   "q8_0", "q4_0", "q4_1",
+                                                "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"};
     return names[t];
 }
 

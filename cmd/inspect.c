@@ -32,6 +32,7 @@ static struct role role_of(enum arch_role r) {
         [ARCH_EMBED] = {"embed", "embedding"},
         [ARCH_NORM_OUT] = {"norm_out", "last norm"},
         [ARCH_HEAD] = {"head", "head"},
+        [ARCH_ROPE_FREQS] = {"rope_freqs", "divisors of the rotary angles"},
         [ARCH_NORM_ATTN] = {"norm_attn", "norm before attention"},
         [ARCH_Q] = {"q", "query"},
         [ARCH_Q_BIAS] = {"q_bias", "query bias"},
@@ -49,7 +50,7 @@ static struct role role_of(enum arch_role r) {
         [ARCH_DOWN] = {"down", "MLP down"},
         [ARCH_DOWN_BIAS] = {"down_bias", "MLP down bias"},
     };
-    return roles[r].key != NULL ? roles[r] : (struct role){"other", "other"};
+    return roles[r];
 }
 
 static const char *act_name(enum act_kind k) {
@@ -180,7 +181,7 @@ static void put_arch_json(struct sbuf *b, const struct arch *a) {
     put_object(b, "rope");
     cmd_text_json_str(b, "kind", rope_name(r->kind));
     cmd_text_json_num(b, "theta", r->theta);
-    cmd_text_json_bool(b, "interleaved", a->family->rope_interleaved);
+    cmd_text_json_bool(b, "interleaved", a->rope_interleaved);
     if (r->kind != ROPE_PLAIN) cmd_text_json_num(b, "factor", r->factor);
     if (r->n_ctx_original > 0) cmd_text_json_int(b, "original_context", r->n_ctx_original);
     if (r->kind == ROPE_LLAMA3) {
@@ -304,7 +305,7 @@ static void put_rope(struct sbuf *b, const struct arch *a) {
     const struct arch_rope *r = &a->rope;
     put_label(b, "positions");
     sbuf_printf(b, "rotary, theta %g, pairs %s, ", r->theta,
-                a->family->rope_interleaved ? "side by side" : "half a head apart");
+                a->rope_interleaved ? "side by side" : "half a head apart");
     if (r->kind == ROPE_PLAIN) {
         sbuf_puts(b, "not scaled");
     } else {

@@ -233,7 +233,8 @@ static enum status do_file(struct work *w, const char *path, const char *source,
             goto done;
         }
     }
-    if (w->o->decode && !begins_with_brace(f.fd)) {
+    if (!from_stdin) f.packing = unpack_kind_of(path);
+    if (w->o->decode && f.packing == UNPACK_NONE && !begins_with_brace(f.fd)) {
         if (w->n_doc++ > 0) TRY(put(w, "\n", 1, e));
         TRY(judge(w, decode_numbers(w, f.fd, source, e), source, source, e));
         goto done;
@@ -310,9 +311,9 @@ const struct cmd_sub cmd_tokenize = {
             .max_operands = -1,
             .summary = "texts to token ids, {\"id\",\"token_ids\"} a line, and back with --decode",
             .about =
-                "FILE is .txt, .jsonl or a pattern; without one, or with -, stdin is read. The\n"
-                "lines are themselves an input (\"ids_key\": \"token_ids\"). BOS is put in front\n"
-                "where the tokenizer is configured so.\n",
+                "FILE is .txt, .jsonl (each also .gz, .zst or .lz4) or a pattern; without one, or\n"
+                "with -, stdin is read. The lines are themselves an input (\"ids_key\":\n"
+                "\"token_ids\"). BOS is put in front where the tokenizer is configured so.\n",
             .examples = "  basin tokenize models/smol book.txt > ids.jsonl\n"
                         "  echo 'It was a dark night' | basin tokenize models/smol\n"
                         "  basin tokenize models/smol ids.jsonl --decode --no-special\n"

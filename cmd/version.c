@@ -10,6 +10,8 @@
 #include <string.h>
 #include <utf8proc.h>
 #include <xxhash.h>
+#include <zlib.h>
+#include <zstd.h>
 
 #ifdef __clang__
 #define COMPILER "clang " __clang_version__
@@ -39,9 +41,11 @@ static void put_libraries(struct sbuf *b) {
         pcre2_config(PCRE2_CONFIG_VERSION, pcre);
     }
     pcre[strcspn(pcre, " ")] = '\0';
-    sbuf_printf(b, "libraries  jansson %s, lz4 %s, xxhash %u.%u.%u, pcre2 %s, utf8proc %s\n",
-                json_library(), LZ4_versionString(), xxh / 10000, xxh / 100 % 100, xxh % 100, pcre,
-                utf8proc_version());
+    sbuf_printf(
+        b,
+        "libraries  jansson %s, lz4 %s, zlib %s, zstd %s, xxhash %u.%u.%u, pcre2 %s, utf8proc %s\n",
+        json_library(), LZ4_versionString(), zlibVersion(), ZSTD_versionString(), xxh / 10000,
+        xxh / 100 % 100, xxh % 100, pcre, utf8proc_version());
 }
 
 int cmd_version_print(void) {

@@ -224,6 +224,8 @@ static enum status read_field(struct arch *a, const struct arch_field *f, const 
         return bad(j, f->key, E_UNSUPPORTED, e, "models that set this are not supported");
     case FIELD_ROPE: return read_rope(a, j, f->key, v, e);
     case FIELD_ACT: return read_act(&a->act, j, v, e);
+    case FIELD_LAYERS:
+    case FIELD_SAME: // of GGUF metadata only
     case FIELD_IGNORED: break;
     }
     return OK;
@@ -254,29 +256,48 @@ static enum status read_fields(struct arch *a, const struct json *j, struct err 
     return OK;
 }
 
-static enum status check_shape(const struct arch *a, const struct json *j, struct err *e) {
+bool arch_find_fault(const struct arch *a, struct arch_fault *fault) {
     const struct {
-        const char *key;
+        size_t offset;
         int64_t value, most;
-    } limits[] = {
-        {"hidden_size", a->d_model, MAX_DIM},      {"intermediate_size", a->d_ff, MAX_DIM},
-        {"vocab_size", a->n_vocab, MAX_DIM},       {"num_hidden_layers", a->n_layer, MAX_LAYERS},
-        {"num_attention_heads", a->n_head, 65536}, {"head_dim", a->d_head, 65536}};
+    } limits[] = {{offsetof(struct arch, d_model), a->d_model, MAX_DIM},
+                  {offsetof(struct arch, d_ff), a->d_ff, MAX_DIM},
+                  {offsetof(struct arch, n_vocab), a->n_vocab, MAX_DIM},
+                  {offsetof(struct arch, n_layer), a->n_layer, MAX_LAYERS},
+                  {offsetof(struct arch, n_head), a->n_head, 65536},
+                  {offsetof(struct arch, d_head), a->d_head, 65536}};
     for (size_t i = 0; i < COUNTOF(limits); i++) {
-        if (limits[i].value < 1 || limits[i].value > limits[i].most) {
-            return bad(j, limits[i].key, E_FORMAT, e, "out of range");
-        }
+        if (limits[i].value >= 1 && limits[i].value <= limits[i].most) continue;
+        *fault = (struct arch_fault){limits[i].offset, E_FORMAT, "out of range"};
+        return true;
     }
-    if (a->d_head % 2 != 0)
-        return bad(j, "head_dim", E_FORMAT, e, "must be even for rotary positions");
+    if (a->d_head % 2 != 0) {
+        *fault = (struct arch_fault){offsetof(struct arch, d_head), E_FORMAT,
+                                     "must be even for rotary positions"};
+        return true;
+    }
     if (a->n_head % a->n_kv != 0) {
-        return bad(j, "num_key_value_heads", E_FORMAT, e, "must divide num_attention_heads");
+        *fault = (struct arch_fault){offsetof(struct arch, n_kv), E_FORMAT,
+                                     "must divide the number of attention heads"};
+        return true;
     }
     if (a->window > 0 && a->family->window == WINDOW_NONE) {
-        return bad(j, "sliding_window", E_UNSUPPORTED, e,
-                   "this family has no layers with a window");
+        *fault = (struct arch_fault){offsetof(struct arch, window), E_UNSUPPORTED,
+                                     "this family has no layers with a window"};
+        return true;
     }
-    return OK;
+    return false;
+}
+
+static enum status check_shape(const struct arch *a, const struct json *j, struct err *e) {
+    struct arch_fault fault;
+    if (!arch_find_fault(a, &fault)) return OK;
+    const char *key = "";
+    for (int i = 0; i < a->family->n_field; i++) {
+        const struct arch_field *f = &a->family->fields[i];
+        if (f->offset == fault.offset && f->kind == FIELD_INT) key = f->key;
+    }
+    return bad(j, key, fault.code, e, fault.what);
 }
 
 enum status arch_read(struct arch *a, const struct json *config, struct err *e) {
@@ -299,6 +320,7 @@ enum status arch_read(struct arch *a, const struct json *config, struct err *e) 
     }
     a->rope = (struct arch_rope){
         .theta = 10000, .factor = 1, .beta_fast = 32, .beta_slow = 1, .truncate = true};
+    a->rope_interleaved = a->family->rope_interleaved;
     TRY(read_fields(a, config, e));
     if (a->n_kv == 0) a->n_kv = a->n_head;
     if (a->d_head == 0) {
@@ -312,6 +334,29 @@ done:
     return st;
 }
 
+/* ---- tensors ---- */
+
+const struct arch_tensor *arch_tensor_of(const struct arch_family *f, enum arch_role role) {
+    for (int i = 0; i < f->n_tensor; i++) {
+        if (f->tensors[i].role == role) return &f->tensors[i];
+    }
+    return NULL;
+}
+
+bool arch_per_layer(const struct arch_tensor *t) {
+    return t->role >= ARCH_NORM_ATTN;
+}
+
+void arch_tensor_name(char *name, size_t cap, const char *pattern, int64_t layer) {
+    const char *mark = strstr(pattern, "%d");
+    if (mark == NULL) {
+        snprintf(name, cap, "%s", pattern);
+    } else {
+        snprintf(name, cap, "%.*s%lld%s", (int)(mark - pattern), pattern, (long long)layer,
+                 mark + 2);
+    }
+}
+
 int64_t arch_dim(const struct arch *a, enum arch_dim d) {
     switch (d) {
     case DIM_ONE: return 1;
@@ -320,6 +365,7 @@ int64_t arch_dim(const struct arch *a, enum arch_dim d) {
     case DIM_KV: return a->n_kv * a->d_head;
     case DIM_FF: return a->d_ff;
     case DIM_VOCAB: return a->n_vocab;
+    case DIM_PAIRS: return a->d_head / 2;
     }
     return 0;
 }
@@ -330,6 +376,7 @@ bool arch_has(const struct arch *a, const struct arch_tensor *t) {
     case WHEN_UNTIED: return !a->tied;
     case WHEN_ATTN_BIAS: return a->attn_bias;
     case WHEN_MLP_BIAS: return a->mlp_bias;
+    case WHEN_ROPE_FREQS: return a->rope_freqs;
     }
     return false;
 }

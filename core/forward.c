@@ -166,9 +166,9 @@ static void attention(struct fwd *f, int64_t l, struct wt *const *w, const struc
     const int cls = f->mo->class_of_layer[l];
     const struct fwd_class *fc = &f->classes[cls];
     const struct dev_rope rope_q = {(int)a->n_head, (int)a->d_head, (int)a->d_head,
-                                    a->family->rope_interleaved};
+                                    a->rope_interleaved};
     const struct dev_rope rope_k = {(int)a->n_kv, (int)a->d_head, (int)a->d_head,
-                                    a->family->rope_interleaved};
+                                    a->rope_interleaved};
 
     dev_linear(d, f->q, f->h, w[ARCH_Q], w[ARCH_Q_BIAS], n_row);
     dev_linear(d, f->k, f->h, w[ARCH_K], w[ARCH_K_BIAS], n_row);

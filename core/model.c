@@ -1,56 +1,49 @@
 #include "core/model.h"
 
-#include "base/hash.h"
 #include "base/mem.h"
 #include "base/sbuf.h"
-#include "io/fmap.h"
-#include "io/safetensors.h"
+#include "core/model_files.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { CONFIG_MOST = 1 << 20 };
-
 struct model {
     struct arch arch;
-    struct st_files *files; /* owned */
-    char identity[HASH_TEXT];
+    struct model_files *files; /* owned */
 };
 
 /* ---- binding names to tensors ---- */
 
-static const struct arch_tensor *tensor_of_role(const struct arch *a, enum arch_role role) {
-    for (int i = 0; i < a->family->n_tensor; i++) {
-        if (a->family->tensors[i].role == role) return &a->family->tensors[i];
-    }
-    return NULL;
+static enum status wrong_shape(const struct model *m, const struct model_tensor *s, int64_t n_out,
+                               int64_t n_in, bool vector, struct err *e) {
+    struct sbuf have, want;
+    sbuf_init(&have);
+    sbuf_init(&want);
+    for (int i = 0; i < s->n_dim; i++)
+        sbuf_printf(&have, "%s%lld", i ? ", " : "", (long long)s->dim[i]);
+    sbuf_printf(&want, "%lld", (long long)n_out);
+    if (!vector) sbuf_printf(&want, ", %lld", (long long)n_in);
+    const enum status st =
+        err_fail(e, E_FORMAT, "tensor %s has shape [%s]; %s asks for [%s]", s->name,
+                 sbuf_str(&have), model_files_config(m->files), sbuf_str(&want));
+    sbuf_fini(&have);
+    sbuf_fini(&want);
+    return st;
 }
 
-static bool per_layer(const struct arch_tensor *t) {
-    return t->role >= ARCH_NORM_ATTN;
-}
-
-static void tensor_name(char *name, size_t cap, const char *pattern, int64_t layer) {
-    const char *mark = strstr(pattern, "%d");
-    if (mark == NULL) {
-        snprintf(name, cap, "%s", pattern);
-    } else {
-        snprintf(name, cap, "%.*s%lld%s", (int)(mark - pattern), pattern, (long long)layer,
-                 mark + 2);
-    }
-}
-
-static enum status find_tensor(const struct st_tensor **out, const struct model *m,
+static enum status find_tensor(const struct model_tensor **out, const struct model *m,
                                const struct arch_tensor *t, int64_t layer, struct err *e) {
     char name[256];
-    const struct st_tensor *s = NULL;
-    if (t->also != NULL) {
-        tensor_name(name, sizeof name, t->also, layer);
-        s = st_get(m->files, name);
+    const char *also = model_files_also(m->files, t);
+    const struct model_tensor *s = NULL;
+    if (also != NULL) {
+        arch_tensor_name(name, sizeof name, also, layer);
+        s = model_files_get(m->files, name);
     }
     if (s == NULL) {
-        tensor_name(name, sizeof name, t->name, layer);
-        s = st_get(m->files, name);
+        arch_tensor_name(name, sizeof name, model_files_name(m->files, t), layer);
+        s = model_files_get(m->files, name);
     }
     *out = s;
     if (s == NULL) return err_fail(e, E_FORMAT, "tensor %s is missing", name);
@@ -58,23 +51,14 @@ static enum status find_tensor(const struct st_tensor **out, const struct model 
     const bool vector = t->use == WT_VECTOR;
     const bool ok = vector ? s->n_dim == 1 && s->dim[0] == n_out
                            : s->n_dim == 2 && s->dim[0] == n_out && s->dim[1] == n_in;
-    if (!ok) {
-        struct sbuf have;
-        sbuf_init(&have);
-        for (int i = 0; i < s->n_dim; i++)
-            sbuf_printf(&have, "%s%lld", i ? ", " : "", (long long)s->dim[i]);
-        const enum status st =
-            vector ? err_fail(e, E_FORMAT, "tensor %s has shape [%s]; config.json asks for [%lld]",
-                              name, sbuf_str(&have), (long long)n_out)
-                   : err_fail(e, E_FORMAT,
-                              "tensor %s has shape [%s]; config.json asks for [%lld, %lld]", name,
-                              sbuf_str(&have), (long long)n_out, (long long)n_in);
-        sbuf_fini(&have);
-        return st;
-    }
-    if (s->dtype != DT_F32 && s->dtype != DT_F16 && s->dtype != DT_BF16) {
-        return err_fail(e, E_UNSUPPORTED, "tensor %s is stored as %s; F32, F16 and BF16 are read",
+    if (!ok) return wrong_shape(m, s, n_out, n_in, vector, e);
+    if (!dtype_is_weight(s->dtype)) {
+        return err_fail(e, E_UNSUPPORTED, "tensor %s is stored as %s, which is not computed with",
                         name, s->dtype_text);
+    }
+    if (vector && dtype_block(s->dtype) > 1) {
+        return err_fail(e, E_UNSUPPORTED, "tensor %s is a vector stored as %s", name,
+                        s->dtype_text);
     }
     return OK;
 }
@@ -97,16 +81,19 @@ static bool ends_with(const char *s, const char *tail) {
     return n >= k && strcmp(s + n - k, tail) == 0;
 }
 
-static bool tensor_known(const struct arch *a, const char *name) {
+static bool tensor_known(const struct model *m, const char *name) {
+    const struct arch *a = &m->arch;
     for (int i = 0; i < a->family->n_tensor; i++) {
         const struct arch_tensor *t = &a->family->tensors[i];
+        const char *its = model_files_name(m->files, t);
+        if (its == NULL) continue;
         // A tied model may carry its head again; transformers does not read it either.
         if (!arch_has(a, t) && t->role != ARCH_HEAD) continue;
-        if (per_layer(t)) {
-            int64_t layer = match_layer(t->name, name);
-            if (layer < 0) layer = match_layer(t->also, name);
+        if (arch_per_layer(t)) {
+            int64_t layer = match_layer(its, name);
+            if (layer < 0) layer = match_layer(model_files_also(m->files, t), name);
             if (layer >= 0 && layer < a->n_layer) return true;
-        } else if (strcmp(t->name, name) == 0) {
+        } else if (strcmp(its, name) == 0) {
             return true;
         }
     }
@@ -119,15 +106,15 @@ static bool tensor_known(const struct arch *a, const char *name) {
 static enum status check_tensors(const struct model *m, struct err *e) {
     enum status st = OK;
     const struct arch *a = &m->arch;
-    const struct st_tensor *s = NULL;
+    const struct model_tensor *s = NULL;
     for (int i = 0; i < a->family->n_tensor; i++) {
         const struct arch_tensor *t = &a->family->tensors[i];
-        const int64_t n = per_layer(t) ? a->n_layer : 1;
+        const int64_t n = arch_per_layer(t) ? a->n_layer : 1;
         for (int64_t l = 0; l < n && arch_has(a, t); l++) TRY(find_tensor(&s, m, t, l, e));
     }
-    for (size_t i = 0; i < st_count(m->files); i++) {
-        const char *name = st_at(m->files, i)->name;
-        if (tensor_known(a, name)) continue;
+    for (size_t i = 0; i < model_files_count(m->files); i++) {
+        const char *name = model_files_at(m->files, i)->name;
+        if (tensor_known(m, name)) continue;
         if (ends_with(name, ".sinks")) {
             FAIL(e, E_UNSUPPORTED,
                  "tensor %s: attention with learned sink logits is another model than this program "
@@ -142,54 +129,27 @@ done:
 
 /* ---- opening ---- */
 
-static enum status identify(struct model *m, const char *config_path, struct err *e) {
-    enum status st = OK;
-    struct hash *h = NULL;
-    struct fmap *config = NULL;
-    char files[HASH_TEXT];
-    TRY(hash_open(&h, e));
-    TRY(fmap_open(&config, config_path, e));
-    TRY(st_identity(m->files, files, e));
-    hash_add(h, fmap_borrow_data(config), fmap_bytes(config));
-    hash_add(h, files, strlen(files));
-    hash_text(h, m->identity);
-done:
-    hash_close(h);
-    fmap_close(config);
-    return st;
-}
-
-enum status model_open(struct model **out, const char *dir, struct err *e) {
+enum status model_open(struct model **out, const char *path, struct err *e) {
     enum status st = OK;
     struct model *m = NULL;
-    struct json *config = NULL;
-    struct sbuf path;
-    sbuf_init(&path);
     *out = NULL;
     TRY(mem_zalloc(&m, 1, sizeof *m, e));
-    sbuf_printf(&path, "%s/config.json", dir);
-    TRY(sbuf_status(&path, e));
-    TRY(json_open(&config, path.s, CONFIG_MOST, e));
-    TRY(arch_read(&m->arch, config, e));
-    TRY(st_open(&m->files, dir, e));
+    TRY(model_files_open(&m->files, &m->arch, path, e));
     st = check_tensors(m, e);
     if (st != OK) {
-        err_prefix(e, "%s: ", dir);
+        err_prefix(e, "%s: ", path);
         goto done;
     }
-    TRY(identify(m, path.s, e));
     *out = m;
     m = NULL;
 done:
-    sbuf_fini(&path);
-    json_close(config);
     model_close(m);
     return st;
 }
 
 void model_close(struct model *m) {
     if (m == NULL) return;
-    st_close(m->files);
+    model_files_close(m->files);
     mem_free(m);
 }
 
@@ -198,34 +158,36 @@ const struct arch *model_arch(const struct model *m) {
 }
 
 const char *model_identity(const struct model *m) {
-    return m->identity;
+    return model_files_identity(m->files);
 }
 
 enum dtype model_stored_dtype(const struct model *m) {
-    const struct st_tensor *s = NULL;
-    const enum status st = find_tensor(&s, m, tensor_of_role(&m->arch, ARCH_DOWN), 0, NULL);
+    const struct model_tensor *s = NULL;
+    const enum status st = find_tensor(&s, m, arch_tensor_of(m->arch.family, ARCH_DOWN), 0, NULL);
     CHECK(st == OK); // model_open has seen it
     return s->dtype;
 }
 
 int64_t model_file_bytes(const struct model *m) {
     int64_t sum = 0;
-    for (size_t i = 0; i < st_count(m->files); i++) sum += (int64_t)st_at(m->files, i)->bytes;
+    for (size_t i = 0; i < model_files_count(m->files); i++)
+        sum += (int64_t)model_files_at(m->files, i)->bytes;
     return sum;
 }
 
 int64_t model_params(const struct model *m) {
     int64_t sum = 0;
-    for (size_t i = 0; i < st_count(m->files); i++) {
-        const struct st_tensor *s = st_at(m->files, i);
-        sum += (int64_t)(s->bytes / dtype_bytes(s->dtype));
+    for (size_t i = 0; i < model_files_count(m->files); i++) {
+        const struct model_tensor *s = model_files_at(m->files, i);
+        if (s->dtype == DT_COUNT) continue;
+        sum += (int64_t)(s->bytes / dtype_bytes(s->dtype)) * dtype_block(s->dtype);
     }
     return sum;
 }
 
 enum status model_check_files(const struct model *m, struct err *e) {
     const char *path = NULL;
-    if (!st_torn(m->files, &path)) return OK;
+    if (!model_files_torn(m->files, &path)) return OK;
     return err_fail(e, E_IO,
                     "%s was cut short while it was in use; put the whole file back and run again",
                     path);
@@ -235,10 +197,10 @@ enum status model_check_files(const struct model *m, struct err *e) {
 
 static enum status bind(struct wt **out, const struct model_on *mo, enum arch_role role,
                         int64_t layer, enum wt_use use, struct err *e) {
-    const struct arch_tensor *t = tensor_of_role(&mo->model->arch, role);
+    const struct arch_tensor *t = arch_tensor_of(mo->model->arch.family, role);
     *out = NULL;
     if (t == NULL || !arch_has(&mo->model->arch, t)) return OK;
-    const struct st_tensor *s = NULL;
+    const struct model_tensor *s = NULL;
     const enum status st = find_tensor(&s, mo->model, t, layer, e);
     if (st != OK) return st;
     const int64_t n_out = s->dim[0], n_in = s->n_dim > 1 ? s->dim[1] : 1;
@@ -261,12 +223,37 @@ static enum status bind_all(struct model_on *mo, struct err *e) {
     for (int64_t l = 0; l < a->n_layer; l++) {
         for (int i = 0; i < a->family->n_tensor; i++) {
             const struct arch_tensor *t = &a->family->tensors[i];
-            if (per_layer(t))
+            if (arch_per_layer(t))
                 TRY(bind(&mo->layer[l * ARCH_ROLE_COUNT + t->role], mo, t->role, l, t->use, e));
         }
     }
 done:
     return st;
+}
+
+// Angle per position of each rotary pair.
+static enum status rope_freqs(struct model_on *mo, struct err *e) {
+    const struct arch *a = &mo->model->arch;
+    const struct model_tensor *s = NULL;
+    arch_rope_freqs(a, mo->rope_freq, &mo->rope_mscale);
+    if (!a->rope_freqs) return OK;
+    const enum status st =
+        find_tensor(&s, mo->model, arch_tensor_of(a->family, ARCH_ROPE_FREQS), 0, e);
+    if (st != OK) return st;
+    if (s->dtype != DT_F32) {
+        return err_fail(e, E_UNSUPPORTED, "tensor %s is stored as %s; F32 is read", s->name,
+                        s->dtype_text);
+    }
+    for (int64_t k = 0; k < a->d_head / 2; k++) {
+        float by = 0;
+        memcpy(&by, s->data + (size_t)k * sizeof by, sizeof by);
+        if (!(by > 0 && isfinite(by))) {
+            return err_fail(e, E_FORMAT, "tensor %s: element %lld is not a positive number",
+                            s->name, (long long)k);
+        }
+        mo->rope_freq[k] /= (double)by;
+    }
+    return OK;
 }
 
 enum status model_on_open(struct model_on **out, const struct model *m, struct dev *d,
@@ -286,7 +273,7 @@ enum status model_on_open(struct model_on **out, const struct model *m, struct d
     mo->n_class = 1;
     mo->classes[0] =
         (struct vis_class){.window = a->family->window == WINDOW_DENSE ? a->window : 0};
-    arch_rope_freqs(a, mo->rope_freq, &mo->rope_mscale);
+    TRY(rope_freqs(mo, e));
     TRY(bind_all(mo, e));
     *out = mo;
     mo = NULL;
@@ -315,23 +302,26 @@ struct wt *const *model_layer(const struct model_on *mo, int64_t l) {
 
 bool model_entry_at(const struct model *m, size_t i, struct model_entry *out) {
     const struct arch *a = &m->arch;
-    if (i >= st_count(m->files)) return false;
-    const struct st_tensor *s = st_at(m->files, i);
+    if (i >= model_files_count(m->files)) return false;
+    const struct model_tensor *s = model_files_at(m->files, i);
     *out = (struct model_entry){.name = s->name,
                                 .dtype_text = s->dtype_text,
+                                .n_dim = s->n_dim,
                                 .bytes = (int64_t)s->bytes,
                                 .layer = -1,
                                 .ignored = "holds nothing that is computed with"};
-    for (; out->n_dim < s->n_dim && out->n_dim < (int)COUNTOF(out->dim); out->n_dim++)
-        out->dim[out->n_dim] = s->dim[out->n_dim];
+    _Static_assert(COUNTOF(out->dim) == MODEL_MAX_DIM, "as the files have it");
+    memcpy(out->dim, s->dim, sizeof out->dim);
     for (int k = 0; k < a->family->n_tensor; k++) {
         const struct arch_tensor *t = &a->family->tensors[k];
+        const char *its = model_files_name(m->files, t);
         int64_t layer = -1;
-        if (per_layer(t)) {
-            layer = match_layer(t->name, s->name);
-            if (layer < 0) layer = match_layer(t->also, s->name);
+        if (its == NULL) continue;
+        if (arch_per_layer(t)) {
+            layer = match_layer(its, s->name);
+            if (layer < 0) layer = match_layer(model_files_also(m->files, t), s->name);
             if (layer < 0) continue;
-        } else if (strcmp(t->name, s->name) != 0) {
+        } else if (strcmp(its, s->name) != 0) {
             continue;
         }
         if (arch_has(a, t)) {

@@ -11,15 +11,16 @@
 
 struct model; /* opaque */
 
-/* Opens a Hugging Face directory: config.json, model.safetensors (or shards and their index).
+/* Opens a Hugging Face directory (config.json, model.safetensors or shards and their index), a GGUF
+ * file (the first one of a split model), or a directory with one GGUF model and no safetensors.
  * Every tensor must be there in the right shape, and none may be left over.
  * Errors: E_NOINPUT, E_IO, E_FORMAT, E_UNSUPPORTED, E_NOMEM, each naming file and tensor or field.
  */
-enum status model_open(struct model **out, const char *dir, struct err *e) WARN_UNUSED;
+enum status model_open(struct model **out, const char *path, struct err *e) WARN_UNUSED;
 void model_close(struct model *m);
 
 const struct arch *model_arch(const struct model *m);
-/* XXH128 of config.json, headers, sizes and a sample of every tensor: 32 hex digits, borrowed. */
+/* XXH128 of config.json or metadata, headers, sizes and a sample of every tensor: 32 hex digits, borrowed. */
 const char *model_identity(const struct model *m);
 /* Stored type of the first matrix: what `dtype: auto` goes by. */
 enum dtype model_stored_dtype(const struct model *m);

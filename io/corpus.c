@@ -28,6 +28,7 @@ struct corpus {
     enum where where;
     bool is_ids;
     bool mid_line;   /* `next` lies inside a failed line, the rest of which is to be passed */
+    bool lost;       /* a failed document stands for the rest, which cannot be decompressed */
     int64_t next;    /* where the search for the next document begins */
     int64_t line_no; /* of the line at `next`, 0 when not known */
     struct cursor cur;
@@ -42,17 +43,19 @@ static enum status check_size(struct corpus *c, struct err *e) {
         return err_fail(e, E_NOINPUT, "%s: %s", c->f.path,
                         S_ISDIR(sb.st_mode) ? "a directory, not a file" : "not a regular file");
     }
+    const bool packed = c->f.packing != UNPACK_NONE, txt = c->f.kind == CORPUS_TXT;
+    const int64_t begin = c->f.begin, end = c->f.end;
     if (c->f.size < 0) c->f.size = sb.st_size;
-    if (c->f.end < 0) c->f.end = c->f.size;
+    if (c->f.end < 0) c->f.end = packed ? INT64_MAX : c->f.size;
     if (sb.st_size < c->f.size) {
         return err_fail(e, E_IO, "%s: has shrunk to %" PRId64 " bytes, %" PRId64 " expected",
                         c->f.path, (int64_t)sb.st_size, c->f.size);
     }
-    const bool txt = c->f.kind == CORPUS_TXT;
-    if (c->f.begin < 0 || c->f.begin > c->f.end || c->f.end > c->f.size ||
-        (txt && (c->f.begin != 0 || c->f.end != c->f.size))) {
+    const bool whole = begin == 0 && (packed ? end < 0 : c->f.end == c->f.size);
+    const bool slice = begin >= 0 && begin <= c->f.end && c->f.end <= c->f.size;
+    if (packed || txt ? !whole : !slice) {
         return err_fail(e, E_ARG, "%s: not a slice: [%" PRId64 ", %" PRId64 ") of %" PRId64,
-                        c->f.path, c->f.begin, c->f.end, c->f.size);
+                        c->f.path, begin, end, c->f.size);
     }
     return OK;
 }
@@ -74,7 +77,10 @@ enum status corpus_open(struct corpus **out, const struct corpus_file *f, struct
         }
     }
     TRY(check_size(c, e));
-    TRY(cursor_init(&c->cur, c->fd, c->f.path, c->f.size, buffer, e));
+    // Faults of compressed data are written into rows, which name files by their source.
+    const bool packed = f->packing != UNPACK_NONE;
+    const struct unpack_file file = {c->fd, c->f.size, packed ? f->source : f->path, f->packing};
+    TRY(cursor_init(&c->cur, &file, buffer, e));
     c->scan.cur = &c->cur;
     c->scan.source = f->source;
     c->scan.ids_key = f->ids_key;
@@ -147,16 +153,38 @@ static enum status name_document(struct corpus *c, struct corpus_doc *doc, struc
     return sbuf_status(&c->id, e);
 }
 
+// The content cannot be had any further. Where no line has begun, a document that failed stands for
+// what is lost; its offset is one to which corpus_seek() can go.
+static void lose_rest(struct corpus *c, struct corpus_doc *doc, bool begun) {
+    c->lost = true;
+    c->where = FAILED;
+    if (begun) return;
+    doc->offset = c->mid_line ? c->cur.fault_at : c->next;
+    c->scan.has_id = false;
+}
+
+// A buffer that ran out of memory keeps saying so; who asks again may have found some.
+static void renew(struct sbuf *b) {
+    if (b->failed) sbuf_fini(b);
+}
+
 static enum status next_line(struct corpus *c, struct corpus_doc *doc, bool *end, struct err *e) {
     enum status st = OK;
-    int64_t line = 0;
     bool found = false;
-    TRY(find_line(c, &line, &found, e));
-    *end = !found;
-    if (!found) goto done;
-    doc->offset = line;
-    c->scan.line_no = c->line_no;
-    st = scan_line(&c->scan, e);
+    *end = c->lost;
+    if (c->lost) goto done;
+    c->cur.faulty = false;
+    renew(&c->id);
+    renew(&c->scan.id);
+    renew(&c->scan.names);
+    st = find_line(c, &doc->offset, &found, e);
+    *end = st == OK && !found;
+    if (*end) goto done;
+    if (st == OK) {
+        c->scan.line_no = c->line_no;
+        st = scan_line(&c->scan, e);
+    }
+    if (c->cur.faulty) lose_rest(c, doc, found);
     if (st != OK && st != E_FORMAT) goto done;
     const enum status named = name_document(c, doc, st == OK ? e : NULL);
     if (st == OK) TRY(named);
@@ -187,21 +215,49 @@ enum status corpus_next(struct corpus *c, struct corpus_doc *doc, bool *end, str
     return OK;
 }
 
+// The newlines in front of `offset`, or of the end where that comes first.
+static enum status count_lines(struct corpus *c, int64_t offset, int64_t *lines, struct err *e) {
+    enum status st = OK;
+    *lines = 0;
+    cursor_seek(&c->cur, 0);
+    while (c->cur.pos < offset) {
+        const char *p;
+        size_t n;
+        TRY(cursor_view(&c->cur, &p, &n, e));
+        if (n == 0) break;
+        if ((int64_t)n > offset - c->cur.pos) n = (size_t)(offset - c->cur.pos);
+        for (size_t i = 0; i < n; i++) *lines += p[i] == '\n';
+        cursor_skip(&c->cur, n);
+    }
+done:
+    return st;
+}
+
 enum status corpus_seek(struct corpus *c, int64_t offset, struct err *e) {
     enum status st = OK;
+    struct err why = {.code = OK};
     int before = '\n';
+    int64_t lines = 0;
     const bool txt = c->f.kind == CORPUS_TXT;
     if (offset < c->f.begin || offset > c->f.end || (txt && offset != 0)) {
         FAIL(e, E_ARG, "%s: byte %" PRId64 " is not in this slice", c->f.source, offset);
     }
-    c->cur.pos = offset - 1;
-    if (offset > 0) TRY(cursor_peek(&c->cur, &before, e));
-    if (before != '\n') {
+    if (c->f.begin == 0) st = count_lines(c, offset, &lines, &why);
+    if (st == OK && offset > 0) {
+        cursor_seek(&c->cur, offset - 1);
+        st = cursor_peek(&c->cur, &before, &why);
+    }
+    // Nothing to be had there is what corpus_next() says, of the document that stands for it.
+    const bool lost = st == E_FORMAT;
+    if (st != OK && !lost) FAIL(e, st, "%s", why.msg);
+    st = OK;
+    if (!lost && before != '\n') {
         FAIL(e, E_FORMAT, "%s: byte %" PRId64 ": no line begins here", c->f.source, offset);
     }
     c->next = offset;
     c->mid_line = false;
-    c->line_no = offset == 0 ? 1 : 0;
+    c->lost = false;
+    c->line_no = c->f.begin == 0 ? lines + 1 : 0;
     c->where = BETWEEN;
 done:
     return st;
@@ -249,6 +305,12 @@ enum status corpus_read_ids(struct corpus *c, int32_t *ids, size_t cap, size_t *
     return piece_read(c, st, done, &bad, e);
 }
 
+int64_t corpus_place(const struct corpus *c) {
+    const struct unpack *u = c->cur.front.unpack;
+    if (c->f.packing == UNPACK_NONE) return c->cur.pos;
+    return u != NULL ? unpack_place(u) : 0;
+}
+
 // A file nobody else can name, gone when it is closed.
 static int open_unnamed(const char *dir, struct sbuf *name, struct err *e) {
     int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
@@ -294,26 +356,29 @@ done:
     return st;
 }
 
-static bool ends_with(const char *s, const char *suffix) {
-    const size_t n = strlen(s), k = strlen(suffix);
-    return n >= k && strcasecmp(s + n - k, suffix) == 0;
+// Whether s ends with `suffix` in front of its last `tail` bytes.
+static bool ends_with(const char *s, const char *suffix, size_t tail) {
+    const size_t n = strlen(s) - tail, k = strlen(suffix);
+    return n >= k && strncasecmp(s + n - k, suffix, k) == 0;
 }
 
 enum status corpus_kind_of(const char *path, bool keys_given, enum corpus_kind *kind,
                            struct err *e) {
-    static const char *const packed[] = {".gz", ".zst", ".lz4", ".bz2", ".xz"};
+    static const char *const packed[] = {".bz2", ".xz", ".lzma", ".Z", ".zip", ".7z", ".br"};
     for (size_t i = 0; i < COUNTOF(packed); i++) {
-        if (!ends_with(path, packed[i])) continue;
+        if (!ends_with(path, packed[i], 0)) continue;
         return err_fail(e, E_UNSUPPORTED,
-                        "%s: %s files are not read by this version; decompress it first", path,
-                        packed[i]);
+                        "%s: %s files are not read; decompress it, or make it one of .gz, .zst, "
+                        ".lz4",
+                        path, packed[i]);
     }
+    const size_t tail = strlen(unpack_suffix(unpack_kind_of(path)));
     *kind = CORPUS_TXT;
-    if (ends_with(path, ".txt")) return OK;
+    if (ends_with(path, ".txt", tail)) return OK;
     *kind = CORPUS_JSONL;
-    if (ends_with(path, ".jsonl") || keys_given) return OK;
+    if (ends_with(path, ".jsonl", tail) || keys_given) return OK;
     return err_fail(e, E_ARG,
-                    "%s: neither .txt nor .jsonl; with a text_key or an ids_key it is read as "
+                    "%s: neither .txt nor .jsonl%s; with a text_key or an ids_key it is read as "
                     "JSON lines",
-                    path);
+                    path, tail > 0 ? " inside" : "");
 }

@@ -2,7 +2,8 @@
  *
  * A .txt file is one document. A line of a .jsonl file is one document: a JSON object with a text
  * or an array of token ids under a given key, perhaps an id. Neither a document, a line nor an
- * array of ids is ever held whole: a file costs one buffer of 256 KiB and some 40 KiB of state.
+ * array of ids is ever held whole: a file costs one buffer of 256 KiB and some 40 KiB of state; a
+ * compressed one two buffers and two decoders (io/unpack.h).
  *
  * Failures are of two kinds. A document that is not what it should be is E_FORMAT: its `doc` is
  * filled in, and corpus_next() goes on with the document behind it. Anything else (E_IO, E_NOINPUT,
@@ -15,11 +16,16 @@
  * blank lines skipped, the last newline optional; see io/scan_impl.h for the limits. Text files:
  * every byte is content, a byte order mark too.
  *
+ * Compressed files are read as their content: offsets are bytes of it. Where it ends before its
+ * time (cut short, damaged, a bomb: io/unpack.h) the document in hand fails with E_FORMAT, or, when
+ * none is, a document that stands for the rest, at the offset where that would begin; it is the
+ * last. Lines in front of it are good, as far as a checksum that comes behind can tell.
+ *
  * A struct corpus belongs to one thread at a time. */
 #ifndef BASIN_IO_CORPUS_H
 #define BASIN_IO_CORPUS_H
 
-#include "base/err.h"
+#include "io/unpack.h"
 
 enum corpus_kind { CORPUS_TXT, CORPUS_JSONL };
 
@@ -31,13 +37,14 @@ enum corpus_utf8 {
 
 /* A file, or a slice of it. Strings are borrowed: they outlive the corpus. */
 struct corpus_file {
-    const char *path;   /* to open; for messages only when fd >= 0 */
-    const char *source; /* as rows show it */
-    int fd;             /* -1: open `path`; else borrowed, seekable, read with pread() */
+    const char *path;         /* to open; for messages only when fd >= 0 */
+    const char *source;       /* as rows show it */
+    int fd;                   /* -1: open `path`; else borrowed, seekable, read with pread() */
+    enum unpack_kind packing; /* not UNPACK_NONE: the file is compressed */
     int64_t size;       /* as planned: the file ends here even if it has grown, and one that has
                            shrunk is E_IO; -1: its size when opened */
     int64_t begin, end; /* JSONL: the lines whose first byte lies in [begin, end); end -1: `size`.
-                           TXT: 0 and -1 or `size` */
+                           TXT: 0 and -1 or `size`. Compressed: 0 and -1 */
     enum corpus_kind kind;
     const char *text_key; /* JSONL: NULL is "text" */
     const char *id_key;   /* JSONL: NULL: lines have no id */
@@ -69,8 +76,10 @@ enum status corpus_next(struct corpus *c, struct corpus_doc *doc, bool *end,
                         struct err *e) WARN_UNUSED;
 
 /* Makes the line that begins at `offset` the next document (0 for TXT), e.g. the offset of a
- * document seen before. Messages do not know line numbers afterwards, unless `offset` is 0.
- * Errors: E_ARG (outside the slice), E_FORMAT (no line begins there), E_IO. */
+ * document seen before. What is read then is the same as without: where a slice knows its lines'
+ * numbers, which is where it begins at 0, all that lies in front is read to count them. A compressed
+ * file is decompressed up to there. Errors: E_ARG (outside the slice), E_FORMAT (no line begins
+ * there), E_IO, E_NOMEM. */
 enum status corpus_seek(struct corpus *c, int64_t offset, struct err *e) WARN_UNUSED;
 
 /* The next bytes of the document's text: whole code points, valid UTF-8, at most cap (>= 4) bytes.
@@ -84,15 +93,19 @@ enum status corpus_read_text(struct corpus *c, char *buf, size_t cap, size_t *n,
 enum status corpus_read_ids(struct corpus *c, int32_t *ids, size_t cap, size_t *n,
                             struct err *e) WARN_UNUSED;
 
+/* How far reading has come, for progress: bytes of the file itself, of a compressed one the
+ * compressed ones. Up to a buffer more than was handed out. */
+int64_t corpus_place(const struct corpus *c);
+
 /* Copies what can still be read from descriptor `from` (a pipe, a terminal) to a file without a
  * name in the directory `dir`. *fd is owned by the caller; give it to corpus_file with *size.
  * Constant memory. Errors: E_OUTPUT (nothing can be created in `dir`), E_IO. */
 enum status corpus_spool(int from, const char *dir, int *fd, int64_t *size,
                          struct err *e) WARN_UNUSED;
 
-/* The kind a path's suffix names. `keys_given`: the manifest names a text_key or ids_key, which
- * makes JSON lines of an unknown suffix. Errors: E_UNSUPPORTED (compressed: .gz .zst .lz4 .bz2
- * .xz), E_ARG (unknown suffix). */
+/* The kind a path's suffix names, in front of .gz, .zst or .lz4 (unpack_kind_of()). `keys_given`:
+ * the manifest names a text_key or ids_key, which makes JSON lines of an unknown suffix. Errors:
+ * E_UNSUPPORTED (.bz2, .xz, .zip, ...), E_ARG (unknown suffix). */
 enum status corpus_kind_of(const char *path, bool keys_given, enum corpus_kind *kind,
                            struct err *e) WARN_UNUSED;
 

@@ -7,57 +7,65 @@
 #include <string.h>
 #include <unistd.h>
 
-enum status cursor_init(struct cursor *c, int fd, const char *label, int64_t size, size_t cap,
-                        struct err *e) {
+enum status cursor_init(struct cursor *c, const struct unpack_file *f, size_t cap, struct err *e) {
     memset(c, 0, sizeof *c);
-    c->fd = fd;
-    c->label = label;
-    c->size = size;
+    c->file = *f;
     c->cap = cap;
     CHECK(cap >= CURSOR_AHEAD);
-    return mem_alloc64(&c->buf, cap, 1, e);
+    return mem_alloc64(&c->front.buf, cap, 1, e);
 }
 
 void cursor_fini(struct cursor *c) {
     if (c == NULL) return;
-    mem_free(c->buf);
+    cursor_packed_drop(&c->front);
+    cursor_packed_drop(&c->back);
+    mem_free(c->front.buf);
+    mem_free(c->back.buf);
     memset(c, 0, sizeof *c);
+}
+
+void cursor_seek(struct cursor *c, int64_t pos) {
+    c->pos = pos;
+    if (c->file.kind != UNPACK_NONE) cursor_packed_seek(c, pos);
 }
 
 // Fills the buffer from pos on.
 static enum status refill(struct cursor *c, struct err *e) {
-    const int64_t left = c->size - c->pos;
+    struct cursor_head *h = &c->front;
+    const int64_t left = c->file.size - c->pos;
     const size_t want = left < (int64_t)c->cap ? (size_t)left : c->cap;
-    c->begin = c->pos;
-    c->n = 0;
-    while (c->n < want) {
-        const ssize_t k = pread(c->fd, c->buf + c->n, want - c->n, c->begin + (int64_t)c->n);
+    h->begin = c->pos;
+    h->n = 0;
+    while (h->n < want) {
+        const int64_t at = h->begin + (int64_t)h->n;
+        const ssize_t k = pread(c->file.fd, h->buf + h->n, want - h->n, at);
         if (k < 0 && errno == EINTR) continue;
         if (k < 0) {
-            return err_errno(e, E_IO, errno, "%s: cannot read byte %" PRId64, c->label,
-                             c->begin + (int64_t)c->n);
+            return err_errno(e, E_IO, errno, "%s: cannot read byte %" PRId64, c->file.label, at);
         }
         if (k == 0) {
             return err_fail(e, E_IO, "%s: has shrunk to %" PRId64 " bytes, %" PRId64 " expected",
-                            c->label, c->begin + (int64_t)c->n, c->size);
+                            c->file.label, at, c->file.size);
         }
-        c->n += (size_t)k;
+        h->n += (size_t)k;
     }
     return OK;
 }
 
 enum status cursor_view(struct cursor *c, const char **p, size_t *n, struct err *e) {
     enum status st = OK;
-    const int64_t end = c->begin + (int64_t)c->n;
+    if (c->file.kind != UNPACK_NONE) return cursor_packed_view(c, p, n, e);
+    const struct cursor_head *h = &c->front;
+    const int64_t end = h->begin + (int64_t)h->n;
     *n = 0;
     *p = "";
-    if (c->pos >= c->size) goto done;
-    if (c->pos < c->begin || (c->pos > end - CURSOR_AHEAD && end < c->size) || c->pos >= end) {
+    if (c->pos >= c->file.size) goto done;
+    if (c->pos < h->begin || (c->pos > end - CURSOR_AHEAD && end < c->file.size) || c->pos >= end) {
         TRY(refill(c, e));
     }
-    const size_t at = (size_t)(c->pos - c->begin);
-    *p = c->buf + at;
-    *n = c->n - at;
+    const size_t at = (size_t)(c->pos - h->begin);
+    *p = h->buf + at;
+    *n = h->n - at;
 done:
     return st;
 }

@@ -4,13 +4,14 @@
 #include "base/sbuf.h"
 #include "io/fmap.h"
 #include "io/json.h"
+#include "io/sample_impl.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_INDEX_BYTES = 100000000, SAMPLES = 6, SAMPLE_BYTES = 4096 };
+enum { MAX_INDEX_BYTES = 100000000 };
 
 /* ---- several files ---- */
 
@@ -246,22 +247,6 @@ bool st_torn(const struct st_files *f, const char **path) {
 
 /* ---- hashes ---- */
 
-static void add_size(struct hash *h, size_t n) {
-    unsigned char bytes[8]; // by value, so that the hash does not depend on this machine's order
-    for (int i = 0; i < 8; i++) bytes[i] = (unsigned char)((uint64_t)n >> (8 * i));
-    hash_add(h, bytes, sizeof bytes);
-}
-
-static void add_sample(struct hash *h, const struct st_tensor *t) {
-    if (t->bytes <= (size_t)SAMPLES * SAMPLE_BYTES) {
-        hash_add(h, t->data, t->bytes);
-        return;
-    }
-    const size_t step = (t->bytes - SAMPLE_BYTES) / (SAMPLES - 1);
-    for (size_t i = 0; i + 1 < SAMPLES; i++) hash_add(h, t->data + i * step, SAMPLE_BYTES);
-    hash_add(h, t->data + t->bytes - SAMPLE_BYTES, SAMPLE_BYTES);
-}
-
 static enum status check_torn(const struct st_files *f, struct err *e) {
     const char *path = NULL;
     return st_torn(f, &path) ? err_fail(e, E_IO, "%s: cut short while it was read", path) : OK;
@@ -273,10 +258,12 @@ enum status st_identity(const struct st_files *f, char text[HASH_TEXT], struct e
     TRY(hash_open(&h, e));
     for (size_t i = 0; i < f->n_files; i++) {
         const struct st_file *file = &f->files[i];
-        add_size(h, fmap_bytes(file->map));
+        sample_add_size(h, fmap_bytes(file->map));
         hash_add(h, fmap_borrow_data(file->map), ST_PREFIX_BYTES + file->header_bytes);
     }
-    for (size_t i = 0; i < f->n_tensors; i++) add_sample(h, &f->tensors[i]);
+    for (size_t i = 0; i < f->n_tensors; i++) {
+        sample_add(h, f->tensors[i].data, f->tensors[i].bytes);
+    }
     TRY(check_torn(f, e));
     hash_text(h, text);
 done:
@@ -290,7 +277,7 @@ enum status st_hash_full(const struct st_files *f, char text[HASH_TEXT], struct 
     TRY(hash_open(&h, e));
     for (size_t i = 0; i < f->n_files; i++) {
         const struct fmap *map = f->files[i].map;
-        add_size(h, fmap_bytes(map));
+        sample_add_size(h, fmap_bytes(map));
         hash_add(h, fmap_borrow_data(map), fmap_bytes(map));
     }
     TRY(check_torn(f, e));

@@ -327,7 +327,8 @@ static enum status missing(struct scan *s, int64_t at, struct err *e) {
     if (s->saw_custom_id && s->saw_body) {
         return scan_fail(s, at, e,
                          "no key \"%.64s\": custom_id and body make this a line of an OpenAI "
-                         "batch, input of a generate job",
+                         "batch, input of a generate job; a score job reads a text or "
+                         "token ids from each line",
                          key);
     }
     if (s->n_keys == 0) return scan_fail(s, at, e, "no key \"%.64s\": the object is empty", key);

@@ -12,9 +12,15 @@ enum {
     SAMPLE_BYTES = 1 << 16,
     PROBE_ROWS = 512,
     PROCESS_BYTES = 6 << 20, /* program, libraries, stacks */
-    READER_BYTES = 3 << 20,  /* buffers of input, tokenizer and output */
+    READER_BYTES = 3 << 20,  /* buffers of input and of rows */
+    BLOCK_BYTES = 4 << 20,   /* of a published frame: one block to read, one to write */
+    ROW_BYTES = 17,          /* an id and a log-probability in a token row */
     TOKEN_BYTES = 256        /* of the tokenizer's tables per token, as measured */
 };
+
+/* Bytes of content that a byte of a compressed file is taken for: text with gzip or zstd's usual
+ * levels comes to 3 or 4. */
+static const double PACKED_RATIO = 3.5;
 
 /* Bytes of text a token stands for, from the beginning of the first text of the plan; 4 without one. */
 static enum status sample_text(const struct session *s, double *bytes_per_token, struct err *e) {
@@ -56,9 +62,9 @@ done:
 
 static double tokens_in(const struct session *s, const struct plan_slice *sl,
                         double bytes_per_token) {
-    const int64_t bytes = sl->file.end - sl->file.begin;
-    const double tokens =
-        (double)(bytes > 0 ? bytes : 0) / (sl->file.ids_key != NULL ? 5 : bytes_per_token);
+    const bool packed = sl->file.packing != UNPACK_NONE;
+    const double bytes = (double)plan_slice_bytes(sl) * (packed ? PACKED_RATIO : 1);
+    const double tokens = bytes / (sl->file.ids_key != NULL ? 5 : bytes_per_token);
     const int64_t limit = s->man->score.limit_tokens;
     // A limit holds per document: it is only known to bite where a file is one document.
     return limit > 0 && sl->file.kind == CORPUS_TXT && tokens > (double)limit ? (double)limit
@@ -109,8 +115,10 @@ static void estimate_memory(const struct session *s, double longest, struct run_
     // Working keys and values are packed once more for the kernels.
     est->span_bytes = span_bytes(a, s->n_row, rows, word) +
                       2 * (s->n_row + rows) * a->n_kv * a->d_head * (int64_t)word;
-    est->memory_bytes = PROCESS_BYTES + READER_BYTES + est->weights_bytes + est->cache_bytes +
-                        est->span_bytes +
+    const double lines = s->man->score.tokens ? longest * ROW_BYTES : 0;
+    const int64_t publish = 2 * (lines < BLOCK_BYTES ? (int64_t)lines : BLOCK_BYTES);
+    est->memory_bytes = PROCESS_BYTES + READER_BYTES + publish + est->weights_bytes +
+                        est->cache_bytes + est->span_bytes +
                         (int64_t)(s->tok != NULL ? (int64_t)tok_n_vocab(s->tok) * TOKEN_BYTES : 0);
 }
 

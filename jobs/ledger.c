@@ -4,8 +4,8 @@
 
 #include "base/mem.h"
 
-#include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -60,6 +60,16 @@ void ledger_put_work(struct sbuf *path, const char *dir, int part, const char *a
     if (file != NULL) sbuf_printf(path, "/%s", file);
 }
 
+// On the stack, so that running out of memory cannot make a part look undone.
+static struct ledger_stamp published_stamp(const char *dir, enum ledger_stream s, int part,
+                                           int n_part) {
+    char name[LEDGER_NAME], path[PATH_MAX];
+    ledger_name(name, s, part, n_part);
+    const int n = snprintf(path, sizeof path, "%s/%s", dir, name);
+    if (n < 0 || (size_t)n >= sizeof path) return (struct ledger_stamp){.there = false};
+    return ledger_stamp_of(path);
+}
+
 /* ---- the handle ---- */
 
 static bool is_name(const char *s) {
@@ -71,17 +81,11 @@ static bool is_name(const char *s) {
 // later, by whomever, has been tried again and stays.
 static enum status remember_errors(struct ledger *l, struct err *e) {
     enum status st = OK;
-    struct sbuf path;
-    sbuf_init(&path);
     TRY(mem_zalloc(&l->errors, (size_t)l->n_part, sizeof *l->errors, e));
     for (int i = 0; i < l->n_part; i++) {
-        sbuf_clear(&path);
-        ledger_put_published(&path, l->dir, LEDGER_ERRORS, i, l->n_part);
-        TRY(sbuf_status(&path, e));
-        l->errors[i] = ledger_stamp_of(path.s);
+        l->errors[i] = published_stamp(l->dir, LEDGER_ERRORS, i, l->n_part);
     }
 done:
-    sbuf_fini(&path);
     return st;
 }
 
@@ -157,23 +161,18 @@ done:
     return st;
 }
 
+bool ledger_has_results(const char *dir, int part, int n_part) {
+    return published_stamp(dir, LEDGER_RESULTS, part, n_part).there;
+}
+
 bool ledger_is_published(const struct ledger *l, int part) {
-    struct sbuf path;
-    sbuf_init(&path);
-    ledger_put_published(&path, l->dir, LEDGER_RESULTS, part, l->n_part);
-    const bool there = access(sbuf_str(&path), F_OK) == 0;
-    sbuf_fini(&path);
-    return there;
+    return ledger_has_results(l->dir, part, l->n_part);
 }
 
 bool ledger_is_settled(const struct ledger *l, int part) {
-    struct sbuf path;
     if (!ledger_is_published(l, part)) return false;
     if (l->errors == NULL || !l->errors[part].there) return true;
-    sbuf_init(&path);
-    ledger_put_published(&path, l->dir, LEDGER_ERRORS, part, l->n_part);
-    const struct ledger_stamp now = ledger_stamp_of(sbuf_str(&path));
-    sbuf_fini(&path);
+    const struct ledger_stamp now = published_stamp(l->dir, LEDGER_ERRORS, part, l->n_part);
     return !ledger_same_stamp(&now, &l->errors[part]);
 }
 

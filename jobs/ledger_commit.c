@@ -174,7 +174,7 @@ done:
 
 /* ---- segments ---- */
 
-enum status ledger_check_segment(const char *path, const struct ledger_length *length,
+enum status ledger_check_segment(const char *path, const struct ledger_length *length, bool whole,
                                  struct hash *h, struct err *e) {
     enum status st = OK;
     struct lz4f_reader *r = NULL;
@@ -194,6 +194,9 @@ enum status ledger_check_segment(const char *path, const struct ledger_length *l
         hash_add(h, piece, n);
         left -= (int64_t)n;
     }
+    size_t more = 0;
+    if (whole) TRY(lz4f_read(r, piece, PIECE_BYTES, &more, e)); // the last frame's own end, too
+    if (more > 0) FAIL(e, E_FORMAT, "%s: more than what was committed", path);
     hash_text(h, text);
     if (strcmp(text, length->hash) != 0) {
         FAIL(e, E_FORMAT, "%s: its content is not what was committed", path);
@@ -218,6 +221,7 @@ static enum status add_candidate(struct ledger_candidates *c, const char *attemp
     enum status st = OK;
     TRY(mem_grow(&c->v, &c->cap, c->n + 1, sizeof *c->v, e));
     struct ledger_candidate *new = &c->v[c->n];
+    memset(new, 0, sizeof *new);
     new->point = *p;
     new->point.slot = slot;
     TRY(mem_dup(&new->attempt, attempt, strlen(attempt), e));

@@ -76,6 +76,8 @@ void ledger_put_done(struct sbuf *path, const char *dir, int part);
 void ledger_put_work(struct sbuf *path, const char *dir, int part, const char *attempt,
                      const char *file); /* attempt and file may be NULL */
 
+bool ledger_has_results(const char *dir, int part, int n_part); /* ledger_is_published() by dir */
+
 /* ---- commits and states (ledger_commit.c) ---- */
 
 void ledger_print_point(const struct ledger_point *p, struct sbuf *line);
@@ -104,8 +106,9 @@ enum status ledger_find_candidates(struct ledger_candidates *out, const char *di
                                    const char *retry_of, struct err *e) WARN_UNUSED;
 
 /* Reads a segment's first `length` and checks it against its hash; *h, when not NULL, is left as
- * the hash of that content. Errors: E_FORMAT, E_NOINPUT, E_IO, E_NOMEM. */
-enum status ledger_check_segment(const char *path, const struct ledger_length *length,
+ * the hash of that content. whole: the file must end there. Errors: E_FORMAT, E_NOINPUT, E_IO,
+ * E_NOMEM. */
+enum status ledger_check_segment(const char *path, const struct ledger_length *length, bool whole,
                                  struct hash *h, struct err *e) WARN_UNUSED;
 
 /* ---- published parts (ledger_done.c) ---- */

@@ -26,7 +26,7 @@ static enum status copy_segment(struct ledger_part *p, int s, const struct ledge
     if (st == E_IO && ledger_stamp_of(path->s).bytes < length->file_bytes)
         st = E_FORMAT; // cut back
     if (st != OK) FAIL(e, st, "%s", why.msg);
-    TRY(ledger_check_segment(own, length, g->hash, e));
+    TRY(ledger_check_segment(own, length, true, g->hash, e));
     g->content_bytes = length->content_bytes;
     g->done = c->point.done[s];
 done:

@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SPILL_BYTES = 1 << 20, MAX_OWN = 10000 };
+enum { SPILL_BYTES = 1 << 20, MAX_OWN = 10000, MAX_TRIES = 100 };
 
 const char *ledger_own_path(struct ledger_part *p, const char *file) {
     sbuf_clear(&p->path);
@@ -85,41 +85,57 @@ done:
     return st;
 }
 
+// E_OUTPUT may pass: the part's folder goes when its last attempt does, perhaps between our making
+// it and our making something in it.
+static enum status make_locked_dir(struct ledger_part *p, const char *work, bool *no_locks,
+                                   struct err *e) {
+    enum status st = OK;
+    bool held = false;
+    struct sbuf unnamed, path;
+    sbuf_init(&unnamed);
+    sbuf_init(&path);
+    sbuf_printf(&path, "%s/x", work);
+    TRY(sbuf_status(&path, e));
+    TRY(file_temp_path(path.s, &unnamed, e)); // beside x
+    sbuf_clear(&path);
+    sbuf_printf(&path, "%s/alive", unnamed.s);
+    TRY(sbuf_status(&path, e));
+    TRY(file_mkdirs(work, e));
+    TRY(file_mkdirs(unnamed.s, e));
+    st = file_lock_try(&p->alive, path.s, &held, no_locks, e);
+    if (st == OK) st = name_own_dir(p, unnamed.s, e);
+    if (p->attempt == NULL) {
+        forget_tree(unnamed.s);
+        file_unlock(p->alive);
+        p->alive = NULL;
+    }
+done:
+    sbuf_fini(&unnamed);
+    sbuf_fini(&path);
+    return st;
+}
+
 static enum status make_own_dir(struct ledger_part *p, bool *no_locks, struct err *e) {
     enum status st = OK;
-    bool held = false, unsupported = false;
-    struct sbuf work, fresh, alive;
+    bool unsupported = false;
+    struct sbuf work;
     sbuf_init(&work);
-    sbuf_init(&fresh);
-    sbuf_init(&alive);
     ledger_put_work(&work, p->l->dir, p->part, NULL, NULL);
-    sbuf_printf(&fresh, "%s/x", sbuf_str(&work)); // file_temp_path() replaces the last component
-    TRY(sbuf_status(&fresh, e));
-    struct sbuf temp;
-    sbuf_init(&temp);
-    st = file_temp_path(fresh.s, &temp, e);
-    sbuf_clear(&fresh);
-    sbuf_puts(&fresh, sbuf_str(&temp));
-    sbuf_fini(&temp);
-    if (st != OK) goto done;
-    sbuf_printf(&alive, "%s/alive", sbuf_str(&fresh));
-    TRY(sbuf_status(&alive, e));
-    TRY(file_mkdirs(work.s, e));
-    TRY(file_mkdirs(fresh.s, e));
-    st = file_lock_try(&p->alive, alive.s, &held, &unsupported, e);
-    if (st == OK) st = name_own_dir(p, fresh.s, e);
-    if (p->attempt == NULL) forget_tree(fresh.s);
-    if (st != OK) goto done;
-    if (unsupported) *no_locks = true;
-    TRY(file_sync_dir(work.s, e));
-    sbuf_clear(&work);
-    sbuf_printf(&work, "%s/.basin/work", p->l->dir);
     TRY(sbuf_status(&work, e));
+    for (int i = 0; p->attempt == NULL; i++) {
+        struct err why = {.code = OK};
+        st = make_locked_dir(p, work.s, &unsupported, &why);
+        if (st != OK && (st != E_OUTPUT || i == MAX_TRIES)) FAIL(e, st, "%s", why.msg);
+    }
+    if (unsupported) *no_locks = true;
+    (void)ledger_own_path(p, "the-longest-name-of-all"); // from here on paths need no memory
+    TRY(sbuf_status(&p->path, e));
+    TRY(file_sync_dir(work.s, e));
+    work.n = (size_t)(strrchr(work.s, '/') - work.s); // the folder of all parts
+    work.s[work.n] = '\0';
     TRY(file_sync_dir(work.s, e));
 done:
     sbuf_fini(&work);
-    sbuf_fini(&fresh);
-    sbuf_fini(&alive);
     return st;
 }
 
@@ -325,7 +341,7 @@ enum status ledger_drop_document(struct ledger_part *p, struct err *e) {
         g->unsynced = true;
         g->content_bytes = g->done.content_bytes;
         TRY(ledger_check_segment(ledger_own_path(p, ledger_stream_names[LEDGER_TOKENS]), &g->done,
-                                 g->hash, e));
+                                 true, g->hash, e));
     }
     g->buf.n = g->n_done;
     if (g->committed_bytes > g->content_bytes) g->committed_bytes = g->content_bytes;

@@ -13,6 +13,7 @@ struct plan_file {
     int64_t bytes; /* -1 for stdin */
     int input;     /* index in the manifest */
     enum corpus_kind kind;
+    enum unpack_kind packing;
 };
 
 void plan_free(struct plan *p) {
@@ -45,6 +46,7 @@ static enum status resolve_dir(struct builder *b, const char *path, size_t n, st
     sbuf_clear(&b->dir);
     sbuf_clear(&b->real);
     sbuf_add(&b->dir, path, n);
+    if (sbuf_status(&b->dir, e) != OK) return E_NOMEM;
     char *real = realpath(n > 0 ? sbuf_str(&b->dir) : ".", NULL);
     // A directory that vanished just now: opening the file will say so.
     sbuf_puts(&b->real, real != NULL ? real : sbuf_str(&b->dir));
@@ -110,6 +112,7 @@ static enum status add_input(struct builder *b, int input, struct err *e) {
         f->bytes = m->bytes;
         m->source = m->path = NULL;
         TRY(corpus_kind_of(f->path, in->keys_given, &f->kind, e));
+        f->packing = unpack_kind_of(f->path);
         TRY(find_place(b, f, e));
     }
 done:
@@ -163,7 +166,8 @@ done:
     return st;
 }
 
-// Adds [begin, end) of a file to the last part.
+// Adds [begin, end) of a file to the last part; end -1: all of a file whose size is not that of its
+// content, or not known.
 static enum status add_slice(struct builder *b, const struct plan_file *f, int64_t begin,
                              int64_t end, struct err *e) {
     enum status st = OK;
@@ -177,6 +181,7 @@ static enum status add_slice(struct builder *b, const struct plan_file *f, int64
         .file = {.path = f->path,
                  .source = f->source,
                  .fd = -1,
+                 .packing = f->packing,
                  .size = f->bytes,
                  .begin = begin,
                  .end = end,
@@ -188,11 +193,12 @@ static enum status add_slice(struct builder *b, const struct plan_file *f, int64
                                                                       : CORPUS_UTF8_FAIL}};
     struct plan_part *part = &p->parts[p->n_part - 1];
     part->n_slice++;
-    if (end < 0) {
+    const int64_t bytes = end >= 0 ? end - begin : f->bytes;
+    if (bytes < 0) {
         part->bytes = -1;
     } else {
-        part->bytes += end - begin;
-        p->bytes += end - begin;
+        part->bytes += bytes;
+        p->bytes += bytes;
     }
 done:
     return st;
@@ -201,14 +207,15 @@ done:
 static enum status add_file(struct builder *b, const struct plan_file *f, struct err *e) {
     enum status st = OK;
     const int64_t most = b->man->output.part_bytes;
-    if (f->bytes >= 0 && f->kind == CORPUS_TXT) {
+    const bool one_part = f->bytes < 0 || f->packing != UNPACK_NONE;
+    if (!one_part && f->kind == CORPUS_TXT) {
         if (!b->gathering) TRY(new_part(b, e));
         TRY(add_slice(b, f, 0, f->bytes, e));
         b->gathering = b->p->parts[b->p->n_part - 1].bytes < most;
         goto done;
     }
     b->gathering = false;
-    if (f->bytes < 0) {
+    if (one_part) {
         TRY(new_part(b, e));
         TRY(add_slice(b, f, 0, -1, e));
         goto done;
@@ -243,6 +250,11 @@ done:
     sbuf_fini(&b.real);
     plan_free(b.p);
     return st;
+}
+
+int64_t plan_slice_bytes(const struct plan_slice *s) {
+    const int64_t end = s->file.end >= 0 ? s->file.end : s->bytes;
+    return end > s->file.begin ? end - s->file.begin : 0;
 }
 
 /* ---- the deal ---- */

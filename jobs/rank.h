@@ -6,15 +6,15 @@
 
 /* Environment variables and options as cmd/ read them; NULL when unset. */
 struct rank_env {
-    const char *shard;                                      /* --shard "i/n" */
-    const char *basin_rank, *basin_world_size;              /* BASIN_RANK, BASIN_WORLD_SIZE */
+    const char *shard;                                           /* --shard "i/n" */
+    const char *basin_rank, *basin_world_size;                   /* BASIN_RANK, BASIN_WORLD_SIZE */
     const char *array_id, *array_min, *array_step, *array_count; /* SLURM_ARRAY_TASK_* */
-    const char *step_tasks, *procid;                        /* SLURM_STEP_NUM_TASKS, SLURM_PROCID */
+    const char *step_tasks, *procid; /* SLURM_STEP_NUM_TASKS, SLURM_PROCID */
 };
 
 struct rank {
-    int i, n;          /* 0 <= i < n */
-    char from[96];     /* for people: "--shard", "Slurm array task 3 of 10", "the only rank" */
+    int i, n;      /* 0 <= i < n */
+    char from[96]; /* for people: "--shard", "Slurm array task 3 of 10", "the only rank" */
 };
 
 /* --shard > BASIN_RANK/BASIN_WORLD_SIZE > Slurm (array index (ID - MIN) / STEP of COUNT; inside a real step

@@ -24,6 +24,4 @@ enum status report_read_part(const char *dir, int part, int n_part, enum ledger_
                              struct report_cursor *cursor, report_row row, void *ctx,
                              struct err *e) WARN_UNUSED;
 
-bool report_is_published(const char *dir, int part, int n_part);
-
 #endif

@@ -6,7 +6,6 @@
 #include "io/lz4f.h"
 
 #include <string.h>
-#include <unistd.h>
 
 enum { MAX_LOOKS = 5 };
 
@@ -18,15 +17,6 @@ enum status report_open_dir(const char *dir, int *n_part, struct err *e) {
 done:
     json_close(job);
     return st;
-}
-
-bool report_is_published(const char *dir, int part, int n_part) {
-    struct sbuf path;
-    sbuf_init(&path);
-    ledger_put_published(&path, dir, LEDGER_RESULTS, part, n_part);
-    const bool there = access(sbuf_str(&path), F_OK) == 0;
-    sbuf_fini(&path);
-    return there;
 }
 
 // Where rows go. A failure of `row` itself is final; one of reading may be tried again elsewhere.
@@ -133,19 +123,19 @@ enum status report_read_part(const char *dir, int part, int n_part, enum ledger_
     for (int look = 0; look < MAX_LOOKS && !cursor->finished; look++) {
         struct err why = {.code = OK};
         bool lost = false;
-        if (report_is_published(dir, part, n_part)) {
+        if (ledger_has_results(dir, part, n_part)) {
             st = read_published(dir, part, n_part, s, &k, &why);
             // Not there: this part has no such file, unless it was withdrawn just now.
             cursor->finished = st == OK || (st == E_NOINPUT && k.failed == OK &&
-                                            report_is_published(dir, part, n_part));
+                                            ledger_has_results(dir, part, n_part));
             if (st == E_NOINPUT && k.failed == OK) st = OK;
         } else {
             st = read_work(dir, part, s, &k, &lost, &why);
             // Published meanwhile: what was committed is in the files now, and perhaps more.
-            lost = lost || report_is_published(dir, part, n_part);
+            lost = lost || ledger_has_results(dir, part, n_part);
         }
         if (st != OK) FAIL(e, st, "%s", why.msg);
-        if (!lost && !cursor->finished && !report_is_published(dir, part, n_part)) break;
+        if (!lost && !cursor->finished && !ledger_has_results(dir, part, n_part)) break;
     }
 done:
     return st;

@@ -141,7 +141,7 @@ static enum status check_work(struct check *c, int part, struct err *e) {
         sbuf_clear(&c->path);
         ledger_put_work(&c->path, c->dir, part, first->attempt, ledger_stream_names[s]);
         TRY(sbuf_status(&c->path, e));
-        st = ledger_check_segment(c->path.s, &first->point.done[s], NULL, &why);
+        st = ledger_check_segment(c->path.s, &first->point.done[s], false, NULL, &why);
         // Published, or taken over by another attempt, while we were reading.
         if (st == E_NOINPUT) st = OK;
         TRY(judge(c, st, &why, e));
@@ -191,7 +191,7 @@ enum status report_verify(const char *dir, struct sbuf *findings, bool *ok, stru
     sbuf_init(&c.path);
     TRY(report_open_dir(dir, &c.n_part, e));
     for (int i = 0; i < c.n_part; i++) {
-        const bool published = report_is_published(dir, i, c.n_part);
+        const bool published = ledger_has_results(dir, i, c.n_part);
         c.all_published = c.all_published && published;
         if (published) TRY(check_published(&c, i, e));
         if (!published) TRY(check_work(&c, i, e));

@@ -16,8 +16,9 @@ struct run {
     int *rank_of_part; /* owned [n_part] */
     char attempt[64];
     int64_t started_ns, started_unix_ns;
-    int64_t deadline_ns; /* monotonic; 0: none */
-    int64_t bytes_done, bytes_total;
+    int64_t deadline_ns;             /* monotonic; 0: none */
+    int64_t bytes_done, bytes_total; /* of finished parts; of all parts of this rank, -1: unknown */
+    int64_t bytes_begun;             /* of finished parts: what earlier attempts had done */
     int parts_done, parts;
     struct sbuf records;      /* finished parts of this run, as JSON objects with commas */
     struct ledger_part *part; /* owned: the part in hand */
@@ -58,11 +59,14 @@ static void note(void *ctx, enum run_note kind, const char *text) {
 static void progress(void *ctx, const struct score_totals *t, const char *source) {
     const struct run *r = ctx;
     if (r->o->hooks.progress == NULL) return;
+    // What an earlier attempt did is neither done by this run nor left to it.
+    const int64_t begun = r->bytes_begun + (r->part != NULL ? t->part_begun : 0);
+    const int64_t done = r->bytes_done + (r->part != NULL ? t->part_bytes : 0) - begun;
     const struct run_progress p = {.documents = t->documents,
                                    .failed = t->failed,
                                    .tokens = t->tokens,
-                                   .bytes_done = r->bytes_done,
-                                   .bytes_total = r->bytes_total,
+                                   .bytes_done = done,
+                                   .bytes_total = r->bytes_total < 0 ? -1 : r->bytes_total - begun,
                                    .seconds = (double)(clock_ns() - r->started_ns) / 1e9,
                                    .sum_logprob = num_sum_value(&t->sum),
                                    .num_scored = t->num_scored,
@@ -213,7 +217,10 @@ static enum status run_part(struct run *r, int part, bool *held, bool *no_locks,
     st = score_and_publish(r, part, &mark, &state, e);
     describe_part(r, st == OK ? "published" : err_name(st), &r->records);
     if (st == OK) part_event(r, "part_end", part, &mark);
-    if (st == OK) r->bytes_done += r->session.plan->parts[part].bytes;
+    if (st == OK) {
+        r->bytes_done += r->session.plan->parts[part].bytes;
+        r->bytes_begun += score_totals(r->scorer)->part_begun;
+    }
 done:
     ledger_part_close(r->part);
     r->part = NULL;

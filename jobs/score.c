@@ -371,6 +371,19 @@ static enum status stop_here(struct scorer *s, struct err *e) {
     return err_fail(e, E_CANCEL, "stopped on request");
 }
 
+// How far into the part's input the reader is, compressed where that is; text of JSON lines is taken for
+// as long as it is written.
+static int64_t part_bytes(const struct scorer *s) {
+    int64_t sum = 0;
+    for (int i = 0; i < s->slice && i < s->part->n_slice; i++) {
+        sum += plan_slice_bytes(&s->plan->slices[s->part->first_slice + i]);
+    }
+    if (s->reader.doc == NULL || s->slice >= s->part->n_slice) return sum;
+    const struct plan_slice *sl = &s->plan->slices[s->part->first_slice + s->slice];
+    if (sl->file.packing != UNPACK_NONE) return sum + corpus_place(s->corpus);
+    return sum + (s->reader.doc->offset - sl->file.begin) + s->reader.text_pos;
+}
+
 /* ---- the part ---- */
 
 static enum status run_span(struct scorer *s, struct err *e) {
@@ -430,10 +443,12 @@ enum status score_part(struct scorer *s, const struct plan *plan, const struct p
     s->part = part;
     s->out = out;
     TRY(begin(s, mark, state, e));
+    s->totals.part_bytes = s->totals.part_begun = part_bytes(s);
     while (!end || s->n_doc > 0) {
         if (s->cfg.stop.asked != NULL && s->cfg.stop.asked(s->cfg.stop.ctx)) TRY(stop_here(s, e));
         TRY(fill_span(s, &end, e));
         TRY(run_span(s, e));
+        s->totals.part_bytes = part_bytes(s);
         if (s->cfg.progress != NULL) {
             s->cfg.progress(s->cfg.ctx, &s->totals, s->n_doc > 0 ? s->docs[0]->source : NULL);
         }

@@ -34,6 +34,8 @@ struct score_totals {
     int64_t tokens_resumed; /* positions taken over from a checkpoint instead of being computed */
     struct num_sum sum;
     int64_t num_scored;
+    int64_t part_bytes; /* of the part's input read so far, about */
+    int64_t part_begun; /* the same where this run began with it */
 };
 
 /* The visibility rule of a cache setting. */

@@ -1,6 +1,7 @@
 #include "kernels/dev_impl.h"
 
 #include "base/mem.h"
+#include "kernels/quant.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -134,8 +135,9 @@ static bool src_in_bounds(const struct dev_weight_src *s) {
         __builtin_add_overflow(last, in_block - 1, &last))
         return false;
     size_t n = 0;
-    return last < s->n_stored_rows && mem_mul((size_t)s->n_stored_rows, (size_t)s->n_in, &n) &&
-           mem_mul(n, dtype_bytes(s->dtype), &n) && n <= INT64_MAX;
+    return last < s->n_stored_rows &&
+           mem_mul((size_t)(s->n_in / dtype_block(s->dtype)), dtype_bytes(s->dtype), &n) &&
+           mem_mul(n, (size_t)s->n_stored_rows, &n) && n <= INT64_MAX;
 }
 
 enum status dev_weight_new(struct wt **out, struct dev *d, enum wt_use use,
@@ -143,9 +145,12 @@ enum status dev_weight_new(struct wt **out, struct dev *d, enum wt_use use,
     *out = NULL;
     if (src == NULL || src->name == NULL || src->data == NULL)
         return err_fail(e, E_BUG, "a weight without name or data");
-    if (src->dtype != DT_F32 && src->dtype != DT_F16 && src->dtype != DT_BF16)
+    if (!dtype_is_weight(src->dtype))
         return err_fail(e, E_UNSUPPORTED, "%s: weights of type %s", src->name,
                         dtype_name(src->dtype));
+    if (src->n_in % dtype_block(src->dtype) != 0)
+        return err_fail(e, E_UNSUPPORTED, "%s: rows of %lld elements are not whole blocks of %s",
+                        src->name, (long long)src->n_in, dtype_name(src->dtype));
     if (src->n_out < 1 || src->n_in < 1 || (use == WT_VECTOR && src->n_in != 1) ||
         !src_in_bounds(src))
         return err_fail(e, E_BUG, "%s: rows [%lld x %lld] outside the stored %lld rows", src->name,
@@ -168,6 +173,7 @@ void dev_weight_free(struct wt *w) {
 
 bool dev_src_floats(float *out, const unsigned char *p, enum dtype type, int64_t n) {
     uint32_t bad = 0; // counts exponents of all ones
+    if (dtype_block(type) > 1) return dev_quant_floats(out, p, type, n);
     if (type == DT_F32) {
         memcpy(out, p, (size_t)n * sizeof *out);
     } else if (type == DT_BF16) {

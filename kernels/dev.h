@@ -86,7 +86,7 @@ void dev_read(struct dev *d, const struct buf *src, int64_t row, int64_t n, void
 struct dev_weight_src {
     const char *name;    /* borrowed: appears in errors */
     const void *data;    /* borrowed: must stay mapped until the weight is freed; any alignment */
-    enum dtype dtype;    /* DT_F32, DT_F16 or DT_BF16 */
+    enum dtype dtype;    /* dtype_is_weight(); n_in is a multiple of its block */
     int64_t n_out, n_in; /* logical shape [n_out, n_in], row-major */
     int64_t
         n_stored_rows; /* rows of the stored tensor [n_stored_rows, n_in]: bounds are checked against it */

@@ -103,10 +103,11 @@ static inline int64_t dev_src_row(const struct dev_weight_src *s, int64_t i) {
 /* Where that row begins. */
 static inline const unsigned char *dev_src_ptr(const struct dev_weight_src *s, int64_t i) {
     return (const unsigned char *)s->data +
-           (size_t)(dev_src_row(s, i) * s->n_in) * dtype_bytes(s->dtype);
+           (size_t)dev_src_row(s, i) * dtype_row_bytes(s->dtype, s->n_in);
 }
 
-/* Converts n elements at p (any alignment) to float. False when one of them is NaN or infinite. */
+/* Converts n elements at p (any alignment; whole blocks) to float. False when one of them is NaN or
+ * infinite. */
 bool dev_src_floats(float *out, const unsigned char *p, enum dtype type, int64_t n);
 
 /* ---- entries shared by the backends whose memory is the host's (dev_host.c)

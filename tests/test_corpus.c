@@ -7,107 +7,13 @@
 
 #include "io/corpus.h"
 #include "io/file.h"
+#include "tests/alloc_fail.h"
+#include "tests/support_corpus.h"
 
 #include <dirent.h>
-#include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-static long g_allocations_left = -1; // the one after these fails; -1: none does
-
-static bool fails(void) {
-    if (g_allocations_left < 0) return false;
-    return g_allocations_left-- == 0;
-}
-
-void *__real_malloc(size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_malloc(size_t n) {
-    return fails() ? NULL : __real_malloc(n);
-}
-void *__real_calloc(size_t n, size_t size);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_calloc(size_t n, size_t size) {
-    return fails() ? NULL : __real_calloc(n, size);
-}
-void *__real_realloc(void *p, size_t n);
-void *__wrap_realloc(void *p, size_t n);
-void *__wrap_realloc(void *p, size_t n) {
-    return fails() ? NULL : __real_realloc(p, n);
-}
-int __real_posix_memalign(void **p, size_t align, size_t n);
-int __wrap_posix_memalign(void **p, size_t align, size_t n);
-int __wrap_posix_memalign(void **p, size_t align, size_t n) {
-    return fails() ? 12 : __real_posix_memalign(p, align, n);
-}
-
-static struct corpus_file file_of(const char *path, const char *source, enum corpus_kind kind) {
-    const struct corpus_file f = {.path = path,
-                                  .source = source,
-                                  .fd = -1,
-                                  .size = -1,
-                                  .end = -1,
-                                  .kind = kind,
-                                  .id_key = "id"};
-    return f;
-}
-
-// A file without a name that holds the bytes; the corpus_file reads it by descriptor.
-static struct corpus_file file_with(const void *bytes, size_t n, enum corpus_kind kind) {
-    struct corpus_file f = file_of("bytes", "bytes", kind);
-    f.fd = open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    assert_true(f.fd >= 0);
-    assert_int_equal(file_write_all(f.fd, "bytes", bytes, n, NULL), OK);
-    return f;
-}
-
-// A document in print: "offset\tid\ttext in hex\n", or with ids in decimal, or "!message\n".
-static enum status print_document(struct corpus *c, const struct corpus_doc *doc, size_t cap,
-                                  struct sbuf *out, struct err *e) {
-    enum status st = OK;
-    char text[4096];
-    int32_t ids[512];
-    sbuf_printf(out, "%" PRId64 "\t%s\t", doc->offset, doc->id);
-    for (size_t n = 1; n > 0;) {
-        if (doc->is_ids) {
-            TRY(corpus_read_ids(c, ids, cap < COUNTOF(ids) ? cap : COUNTOF(ids), &n, e));
-            for (size_t i = 0; i < n; i++) sbuf_printf(out, "%d,", ids[i]);
-        } else {
-            TRY(corpus_read_text(c, text, cap, &n, e));
-            for (size_t i = 0; i < n; i++) sbuf_printf(out, "%02x", (unsigned char)text[i]);
-        }
-    }
-done:
-    return st;
-}
-
-static enum status print_all(const struct corpus_file *f, size_t cap, struct sbuf *out,
-                             struct err *e) {
-    enum status st = OK;
-    struct corpus *c = NULL;
-    struct corpus_doc doc;
-    bool end = false;
-    TRY(corpus_open(&c, f, e));
-    for (;;) {
-        struct err bad = {.code = OK};
-        st = corpus_next(c, &doc, &end, &bad);
-        if (st == OK && end) break;
-        if (st == OK) st = print_document(c, &doc, cap, out, &bad);
-        if (st != OK && st != E_FORMAT) {
-            err_fail(e, st, "%s", bad.msg);
-            goto done;
-        }
-        if (st == E_FORMAT) sbuf_printf(out, "!%s", bad.msg);
-        sbuf_putc(out, '\n');
-        st = OK;
-    }
-done:
-    corpus_close(c);
-    return st;
-}
 
 static void read_file(const char *path, struct sbuf *b) {
     struct err e = {.code = OK};
@@ -119,7 +25,7 @@ static void assert_prints(const struct corpus_file *f, size_t cap, const char *w
     struct sbuf got;
     struct err e = {.code = OK};
     sbuf_init(&got);
-    const enum status st = print_all(f, cap, &got, &e);
+    const enum status st = corpus_test_print(f, cap, &got, &e);
     if (st != OK) fail_msg("%s", e.msg);
     assert_string_equal(sbuf_str(&got), want);
     sbuf_fini(&got);
@@ -129,7 +35,8 @@ static void test_against_python(void **state) {
     (void)state;
     struct sbuf want;
     read_file("tests/data/corpus/texts.expected", &want);
-    struct corpus_file f = file_of("tests/data/corpus/texts.jsonl", "texts.jsonl", CORPUS_JSONL);
+    struct corpus_file f =
+        corpus_test_file("tests/data/corpus/texts.jsonl", "texts.jsonl", CORPUS_JSONL);
     assert_prints(&f, 4096, want.s);
     const size_t caps[] = {4, 5, 6, 7, 64, 4096};
     for (f.buffer_bytes = 12; f.buffer_bytes < 80; f.buffer_bytes++) {
@@ -159,8 +66,8 @@ static void test_replace(void **state) {
         const size_t n = prefix + unhex(at, in_hex, bytes + prefix);
         memcpy(bytes + n, "\"}", 2);
         for (int json = 0; json < 2; json++) {
-            struct corpus_file f = json ? file_with(bytes, n + 2, CORPUS_JSONL)
-                                        : file_with(bytes + prefix, n - prefix, CORPUS_TXT);
+            struct corpus_file f = json ? corpus_test_bytes(bytes, n + 2, CORPUS_JSONL)
+                                        : corpus_test_bytes(bytes + prefix, n - prefix, CORPUS_TXT);
             f.invalid_utf8 = CORPUS_UTF8_REPLACE;
             snprintf(want, sizeof want, "0\t%s\t%.*s\n", json ? "bytes#0" : "bytes", (int)out_hex,
                      at + in_hex + 1);
@@ -173,7 +80,7 @@ static void test_replace(void **state) {
     }
     sbuf_fini(&cases);
     static const char lone[] = "{\"text\":\"\\ud83d\\u0041\\ude00\"}";
-    struct corpus_file f = file_with(lone, sizeof lone - 1, CORPUS_JSONL);
+    struct corpus_file f = corpus_test_bytes(lone, sizeof lone - 1, CORPUS_JSONL);
     f.invalid_utf8 = CORPUS_UTF8_REPLACE;
     assert_prints(&f, 4, "0\tbytes#0\tefbfbd41efbfbd\n");
     close(f.fd);
@@ -185,7 +92,7 @@ static void test_ids(void **state) {
                                 "{\"ids\":[1,2,3,4,5,6,7,8,9,10],\"id\":1.50e+3}";
     static const char want[] = "0\tbytes#0\t\n11\tx\t0,2147483647,7,\n"
                                "49\t1.50e+3\t1,2,3,4,5,6,7,8,9,10,\n";
-    struct corpus_file f = file_with(lines, sizeof lines - 1, CORPUS_JSONL);
+    struct corpus_file f = corpus_test_bytes(lines, sizeof lines - 1, CORPUS_JSONL);
     f.ids_key = "ids";
     f.text_key = "text";
     for (size_t cap = 1; cap < 12; cap++) {
@@ -198,10 +105,11 @@ static void test_ids(void **state) {
 
 static void test_text_files(void **state) {
     (void)state;
-    struct corpus_file empty = file_with("", 0, CORPUS_TXT);
+    struct corpus_file empty = corpus_test_bytes("", 0, CORPUS_TXT);
     assert_prints(&empty, 4, "0\tbytes\t\n");
     close(empty.fd);
-    struct corpus_file bom = file_with("\xef\xbb\xbf\r\n\0", 6, CORPUS_TXT); // all of it is content
+    struct corpus_file bom =
+        corpus_test_bytes("\xef\xbb\xbf\r\n\0", 6, CORPUS_TXT); // all of it is content
     assert_prints(&bom, 4, "0\tbytes\tefbbbf0d0a00\n");
     close(bom.fd);
 }
@@ -210,12 +118,12 @@ static void test_blank_lines(void **state) {
     (void)state;
     const char *const blank[] = {"", "\n", " \t\r\n\n", "\xef\xbb\xbf", "\xef\xbb\xbf\n  "};
     for (size_t i = 0; i < COUNTOF(blank); i++) {
-        struct corpus_file f = file_with(blank[i], strlen(blank[i]), CORPUS_JSONL);
+        struct corpus_file f = corpus_test_bytes(blank[i], strlen(blank[i]), CORPUS_JSONL);
         assert_prints(&f, 4, "");
         close(f.fd);
     }
     static const char lines[] = "\xef\xbb\xbf{\"text\":\"a\"}\r\n\r\n{\"text\":\"b\"}";
-    struct corpus_file f = file_with(lines, sizeof lines - 1, CORPUS_JSONL);
+    struct corpus_file f = corpus_test_bytes(lines, sizeof lines - 1, CORPUS_JSONL);
     assert_prints(&f, 4, "0\tbytes#0\t61\n19\tbytes#19\t62\n");
     close(f.fd);
 }
@@ -227,7 +135,7 @@ static void test_slices(void **state) {
         "\xef\xbb\xbf{\"text\":\"a\"}\n\n \n{\"text\":\"b\",\"id\":\"B\"}\r\n"
         "not json\n{\"text\":\"\\n\"}\n{\"text\":1}\n\n{\"text\":\"\"}";
     const int64_t n = sizeof lines - 1;
-    struct corpus_file f = file_with(lines, (size_t)n, CORPUS_JSONL);
+    struct corpus_file f = corpus_test_bytes(lines, (size_t)n, CORPUS_JSONL);
     struct sbuf got;
     sbuf_init(&got);
     for (int64_t i = 0; i <= n; i++) {
@@ -238,7 +146,7 @@ static void test_slices(void **state) {
                 f.begin = cuts[k];
                 f.end = cuts[k + 1];
                 f.buffer_bytes = 12 + (size_t)(i + j) % 30;
-                assert_int_equal(print_all(&f, 4, &got, NULL), OK);
+                assert_int_equal(corpus_test_print(&f, 4, &got, NULL), OK);
             }
             // Whether a message knows the line's number depends on the slice.
             static const char *const want[] = {"0\tbytes#0\t61",  "19\tB\t62",
@@ -261,7 +169,7 @@ static void test_slices(void **state) {
 static void test_seek(void **state) {
     (void)state;
     static const char lines[] = "{\"text\":\"a\"}\n{\"text\":\"b\"}\n{\"text\":\"c\"}\n";
-    struct corpus_file f = file_with(lines, sizeof lines - 1, CORPUS_JSONL);
+    struct corpus_file f = corpus_test_bytes(lines, sizeof lines - 1, CORPUS_JSONL);
     struct corpus *c = NULL;
     struct corpus_doc doc;
     struct err e = {.code = OK};
@@ -285,6 +193,28 @@ static void test_seek(void **state) {
     assert_int_equal(corpus_seek(c, 12, NULL), E_FORMAT);
     assert_int_equal(corpus_seek(c, 40, NULL), E_ARG);
     corpus_close(c);
+    close(f.fd);
+}
+
+// A run that goes on in the middle of a file says the same of a bad line, number and all.
+static void test_seek_knows_lines(void **state) {
+    (void)state;
+    static const char lines[] = "{\"text\":\"a\"}\n\n{\"text\":\"b\"}\r\nnot json\n";
+    struct corpus_file f = corpus_test_bytes(lines, sizeof lines - 1, CORPUS_JSONL);
+    const int64_t offsets[] = {0, 14, 28};
+    for (f.buffer_bytes = 12; f.buffer_bytes < 50; f.buffer_bytes++) {
+        for (size_t i = 0; i < COUNTOF(offsets); i++) {
+            struct corpus *c = NULL;
+            struct sbuf got;
+            sbuf_init(&got);
+            assert_int_equal(corpus_open(&c, &f, NULL), OK);
+            assert_int_equal(corpus_seek(c, offsets[i], NULL), OK);
+            assert_int_equal(corpus_test_print_rest(c, 64, &got, NULL), OK);
+            assert_non_null(strstr(got.s, "!bytes: byte 28 (line 4): expected a JSON object"));
+            corpus_close(c);
+            sbuf_fini(&got);
+        }
+    }
     close(f.fd);
 }
 
@@ -335,7 +265,7 @@ static void test_invalid(void **state) {
         read_file(path, &error);
         error.s[--error.n] = '\0'; // the newline at its end
         if (!txt) sbuf_puts(&bytes, "\n{\"text\":\"x\",\"token_ids\":[1],\"id\":\"good\"}\n");
-        struct corpus_file f = file_with(bytes.s, bytes.n, txt ? CORPUS_TXT : CORPUS_JSONL);
+        struct corpus_file f = corpus_test_bytes(bytes.s, bytes.n, txt ? CORPUS_TXT : CORPUS_JSONL);
         f.source = txt ? "input.txt" : "input.jsonl";
         if (strncmp(entry->d_name, "ids-", 4) == 0) f.ids_key = "token_ids";
         check_invalid(entry->d_name, error.s, f);
@@ -364,7 +294,7 @@ static void test_limits(void **state) {
     sbuf_puts(&line, "\":0,\"text\":\"a\"");
     for (int i = 3; i < 4096; i++) sbuf_printf(&line, ",\"%d\":0", i);
     sbuf_puts(&line, "}");
-    struct corpus_file f = file_with(line.s, line.n, CORPUS_JSONL);
+    struct corpus_file f = corpus_test_bytes(line.s, line.n, CORPUS_JSONL);
     assert_prints(&f, 4, "0\tbytes#0\t61\n");
     close(f.fd);
     sbuf_fini(&line);
@@ -376,13 +306,13 @@ static void test_file_errors(void **state) {
     struct corpus_doc doc;
     struct err e = {.code = OK}, e2 = {.code = OK}, e3 = {.code = OK};
     bool end = false;
-    struct corpus_file f = file_of("/none/at/all.txt", "all.txt", CORPUS_TXT);
+    struct corpus_file f = corpus_test_file("/none/at/all.txt", "all.txt", CORPUS_TXT);
     assert_int_equal(corpus_open(&c, &f, &e), E_NOINPUT);
     assert_null(c);
     f.path = "/tmp";
     assert_int_equal(corpus_open(&c, &f, &e2), E_NOINPUT);
     assert_non_null(strstr(e2.msg, "a directory"));
-    struct corpus_file g = file_with("{\"text\":\"abcdefghijklmnop\"}\n", 28, CORPUS_JSONL);
+    struct corpus_file g = corpus_test_bytes("{\"text\":\"abcdefghijklmnop\"}\n", 28, CORPUS_JSONL);
     g.size = 29;
     assert_int_equal(corpus_open(&c, &g, &e3), E_IO);
     assert_non_null(strstr(e3.msg, "has shrunk to 28 bytes, 29 expected"));
@@ -407,7 +337,7 @@ static void test_file_errors(void **state) {
 // A line that is another one when its text is read: the file's fault, not the document's.
 static void test_changed_meanwhile(void **state) {
     (void)state;
-    struct corpus_file f = file_with("{\"text\":\"abcdefghijklmnop\"}\n", 28, CORPUS_JSONL);
+    struct corpus_file f = corpus_test_bytes("{\"text\":\"abcdefghijklmnop\"}\n", 28, CORPUS_JSONL);
     struct corpus *c = NULL;
     struct corpus_doc doc;
     struct err e = {.code = OK};
@@ -428,7 +358,7 @@ static void test_allocations_fail(void **state) {
     (void)state;
     static const char lines[] =
         "{\"id\":\"a long enough name\",\"text\":\"b\"}\n{\"text\":\"c\"}\n";
-    struct corpus_file f = file_with(lines, sizeof lines - 1, CORPUS_JSONL);
+    struct corpus_file f = corpus_test_bytes(lines, sizeof lines - 1, CORPUS_JSONL);
     bool done = false;
     int k = 0;
     for (; !done; k++) {
@@ -436,12 +366,12 @@ static void test_allocations_fail(void **state) {
         struct corpus *c = NULL;
         struct corpus_doc doc;
         bool end = false;
-        g_allocations_left = k;
+        g_fail_at = k;
         enum status st = corpus_open(&c, &f, &e);
         assert_true((st == OK) == (c != NULL));
         while (st == OK && !end) st = corpus_next(c, &doc, &end, &e);
-        done = g_allocations_left >= 0;
-        g_allocations_left = -1;
+        done = g_fail_at >= 0;
+        g_fail_at = -1;
         assert_int_equal(st, done ? OK : E_NOMEM);
         assert_int_equal(e.code, st);
         corpus_close(c);
@@ -452,18 +382,38 @@ static void test_allocations_fail(void **state) {
 
 static void test_kinds(void **state) {
     (void)state;
-    enum corpus_kind kind = CORPUS_JSONL;
-    struct err gz = {.code = OK}, unknown = {.code = OK};
-    assert_int_equal(corpus_kind_of("a/b.txt", false, &kind, NULL), OK);
-    assert_int_equal(kind, CORPUS_TXT);
-    assert_int_equal(corpus_kind_of("b.JSONL", false, &kind, NULL), OK);
-    assert_int_equal(kind, CORPUS_JSONL);
-    assert_int_equal(corpus_kind_of("b.json", true, &kind, NULL), OK);
-    assert_int_equal(kind, CORPUS_JSONL);
-    assert_int_equal(corpus_kind_of("b.jsonl.gz", true, &kind, &gz), E_UNSUPPORTED);
-    assert_non_null(strstr(gz.msg, ".gz files are not read by this version"));
-    assert_int_equal(corpus_kind_of("txt", false, &kind, &unknown), E_ARG);
-    assert_non_null(strstr(unknown.msg, "text_key"));
+    static const struct {
+        const char *path;
+        bool keys;
+        enum corpus_kind kind;
+    } good[] = {{"a/b.txt", false, CORPUS_TXT},         {"b.JSONL", false, CORPUS_JSONL},
+                {"b.json", true, CORPUS_JSONL},         {"b.txt.gz", false, CORPUS_TXT},
+                {"b.TXT.Zst", true, CORPUS_TXT},        {"b.jsonl.lz4", false, CORPUS_JSONL},
+                {"b.jsonl.zst", false, CORPUS_JSONL},   {"b.gz", true, CORPUS_JSONL},
+                {"lines.txt.gz.txt", true, CORPUS_TXT}, {"b.json.zst", true, CORPUS_JSONL}};
+    for (size_t i = 0; i < COUNTOF(good); i++) {
+        enum corpus_kind kind = good[i].kind == CORPUS_TXT ? CORPUS_JSONL : CORPUS_TXT;
+        assert_int_equal(corpus_kind_of(good[i].path, good[i].keys, &kind, NULL), OK);
+        assert_int_equal(kind, good[i].kind);
+    }
+    static const struct {
+        const char *path;
+        enum status st;
+        const char *what;
+    } bad[] = {{"b.jsonl.bz2", E_UNSUPPORTED, ".bz2 files are not read; decompress it"},
+               {"b.txt.xz", E_UNSUPPORTED, ".xz files are not read; decompress it"},
+               {"b.zip", E_UNSUPPORTED, ".zip files are not read"},
+               {"txt", E_ARG, "text_key"},
+               {".gz", E_ARG, "neither .txt nor .jsonl inside"},
+               {"b.gz.zst", E_ARG, "neither .txt nor .jsonl inside"},
+               {"txt.gz", E_ARG, "neither .txt nor .jsonl inside"}};
+    for (size_t i = 0; i < COUNTOF(bad); i++) {
+        enum corpus_kind kind = CORPUS_TXT;
+        struct err e = {.code = OK};
+        const bool keys = bad[i].st == E_UNSUPPORTED; // which is so whatever the manifest says
+        assert_int_equal(corpus_kind_of(bad[i].path, keys, &kind, &e), bad[i].st);
+        if (strstr(e.msg, bad[i].what) == NULL) fail_msg("%s: %s", bad[i].path, e.msg);
+    }
 }
 
 int main(void) {
@@ -475,6 +425,7 @@ int main(void) {
         cmocka_unit_test(test_blank_lines),
         cmocka_unit_test(test_slices),
         cmocka_unit_test(test_seek),
+        cmocka_unit_test(test_seek_knows_lines),
         cmocka_unit_test(test_invalid),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_file_errors),

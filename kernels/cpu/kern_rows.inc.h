@@ -1,5 +1,6 @@
 /* Kernels over one row, included by each kern_*.c behind vec.h. Tails are padded into a whole
  * vector, so that an element's result does not depend on where in a row it lies. */
+#include "kernels/quant.inc.h"
 
 /* The n < VL floats at p, the rest `fill`. */
 static inline vf load_tail(const float *p, int64_t n, float fill) {
@@ -162,12 +163,14 @@ static void zip(uint32_t *dst, const bf16_t *a, const bf16_t *b, int64_t n) {
 
 #if VEC_ISA == 0
 static bool floats(float *out, const unsigned char *p, enum dtype type, int64_t n) {
+    if (dtype_block(type) > 1) return quant_floats(out, p, type, n);
     return dev_src_floats(out, p, type, n);
 }
 #else
 // As dev_src_floats; F16 by the machine's instruction, the rest as the compiler vectorises it.
 static bool floats(float *out, const unsigned char *p, enum dtype type, int64_t n) {
     int64_t i = 0;
+    if (dtype_block(type) > 1) return quant_floats(out, p, type, n);
     if (type == DT_F32) {
         memcpy(out, p, (size_t)n * sizeof *out);
         i = n;

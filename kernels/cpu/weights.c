@@ -5,8 +5,9 @@
 #include "base/mem.h"
 
 enum {
-    PACK_K = 256, // columns of a panel that are converted at a time: nr rows of them stay in L1
-    PAD = 64      // vectors are padded to a multiple of the widest panel
+    // Columns of a panel that are converted at a time: nr rows of them stay in L1. Whole blocks.
+    PACK_K = DTYPE_MOST_BLOCK,
+    PAD = 64 // vectors are padded to a multiple of the widest panel
 };
 
 static struct cpu_piece *find_piece(struct cpu_dev *d, size_t bytes) {
@@ -68,14 +69,14 @@ static bool pack_panel(const struct cpu_dev *d, const struct dev_weight_src *s, 
     const int nr = d->k->nr;
     const int64_t row = p * nr;
     const int n = (int)(s->n_out - row < nr ? s->n_out - row : nr);
-    const size_t element = dtype_bytes(s->dtype);
     float x[PACK_K];
     uint32_t words[PAD * PACK_K];
     bool ok = true;
     for (int64_t k = 0; k < s->n_in; k += PACK_K) {
         const int64_t n_k = s->n_in - k < PACK_K ? s->n_in - k : PACK_K;
         for (int i = 0; i < n; i++) {
-            ok &= d->k->floats(x, dev_src_ptr(s, row + i) + (size_t)k * element, s->dtype, n_k);
+            ok &= d->k->floats(x, dev_src_ptr(s, row + i) + dtype_row_bytes(s->dtype, k), s->dtype,
+                               n_k);
             cpu_words(d, words + i * PACK_K, x, n_k);
         }
         d->k->transpose(out + cpu_steps(d, k) * nr, nr, nr, words, PACK_K, n, cpu_steps(d, n_k));

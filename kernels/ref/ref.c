@@ -5,20 +5,10 @@
 #include <math.h>
 #include <stdio.h>
 
-static double element(const unsigned char *p, enum dtype type) {
-    if (type == DT_F32) {
-        float f;
-        memcpy(&f, p, sizeof f);
-        return (double)f;
-    }
-    uint16_t h;
-    memcpy(&h, p, sizeof h);
-    return (double)(type == DT_BF16 ? dtype_bf16_to_f32(h) : dtype_f16_to_f32(h));
-}
-
 double ref_weight(const struct wt *w, int64_t row, int64_t col) {
     const enum dtype type = w->src.dtype;
-    return element(dev_src_ptr(&w->src, row) + (size_t)col * dtype_bytes(type), type);
+    const int i = type < DT_Q8_0 ? 0 : (int)(col % dtype_block(type));
+    return ref_element(dev_src_ptr(&w->src, row) + dtype_row_bytes(type, col), type, i);
 }
 
 // Weights are read where they lie; preparing only looks for what is not a number.

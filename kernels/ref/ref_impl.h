@@ -8,6 +8,10 @@
 /* Element [row, col] of a weight, exact in double, read where it lies in the file. */
 double ref_weight(const struct wt *w, int64_t row, int64_t col);
 
+/* Element i of the block at p, exact in double but for the one rounding of kernels/quant.h. Written
+ * from the formulas there, an element at a time: the oracle of dev_quant_floats. ref_quant.c */
+double ref_element(const unsigned char *p, enum dtype type, int i);
+
 /* Row of an f64 buffer. */
 static inline double *ref_row(const struct buf *b, int64_t row) {
     return dev_host_row(b, row);

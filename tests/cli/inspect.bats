@@ -101,6 +101,9 @@ PY
     expect 65 "$BASIN" inspect tokens --json
     holds '.family == "llama" and (.tokenizer.message | length > 0)'
     [[ -s err ]]
+    expect 65 "$BASIN" inspect "$ROOT/tests/data/invalid/gguf/model_key_unknown/model.gguf"
+    [[ -z "$output" ]]
+    says "$(tail -n 1 "$ROOT/tests/data/invalid/gguf/model_key_unknown/error")"
     expect 66 "$BASIN" inspect nowhere
     expect 64 "$BASIN" inspect
     says "MODEL is missing"

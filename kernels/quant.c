@@ -1,0 +1,5 @@
+#include "kernels/quant.inc.h"
+
+bool dev_quant_floats(float *out, const unsigned char *p, enum dtype type, int64_t n) {
+    return quant_floats(out, p, type, n);
+}

@@ -1,0 +1,52 @@
+#include "tests/support_score.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static void must(enum status st, const struct err *e) {
+    if (st != OK) fail_msg("%s: %s", err_name(st), e->msg);
+}
+
+void support_score(const char *model, const struct score_on *on, const struct vis_rule *rule,
+                   const int32_t *ids, int64_t n, int64_t n_span, double *nll) {
+    struct err e = {0};
+    struct model *m = NULL;
+    struct dev *d = NULL;
+    struct model_on *mo = NULL;
+    struct span *sp = NULL;
+    struct cache *c = NULL;
+    const struct dev_config cfg = {.n_thread = 1, .isa = on->isa, .compute = on->dtype};
+    must(model_open(&m, model, &e), &e);
+    must(strcmp(on->device, "ref") == 0 ? dev_open_ref(&d, &cfg, &e) : dev_open_cpu(&d, &cfg, &e),
+         &e);
+    must(model_on_open(&mo, m, d, &e), &e);
+    must(span_open(&sp, mo, n_span, &e), &e);
+    must(cache_open(&c, mo, rule, &e), &e);
+    for (int64_t t = 0; t < n - 1; t += n_span) {
+        const int64_t rows = n - 1 - t < n_span ? n - 1 - t : n_span;
+        int64_t at = 0;
+        must(span_add(sp, c, ids + t, ids + t + 1, rows, t + rows < n - 1, &at, &e), &e);
+        must(span_run(sp, NULL, &e), &e);
+        for (int64_t i = 0; i < rows; i++) nll[t + i] = -span_logp(sp)[at + i];
+        span_clear(sp);
+    }
+    cache_close(c);
+    span_close(sp);
+    model_on_close(mo);
+    dev_close(d);
+    model_close(m);
+}
+
+double support_worst(const double *a, const double *b, int64_t n) {
+    double worst = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const double d = fabs(a[i] - b[i]);
+        if (!(d <= worst)) worst = isnan(d) ? (double)INFINITY : d;
+    }
+    return worst;
+}
