@@ -7,8 +7,8 @@
 
 enum { ECHO_MS = 300 };
 
-static volatile sig_atomic_t asked; /* the signal that asks to stop; 0: none */
-static volatile sig_atomic_t at_ms; /* when SIGINT came first, modulo 2^20 */
+static volatile sig_atomic_t g_signal;    /* the signal that asks to stop; 0: none */
+static volatile sig_atomic_t g_signal_ms; /* when SIGINT came first, modulo 2^20 */
 
 // clock_gettime() may be called in a signal handler (POSIX.1-2008, 2.4.3).
 static int now_ms(void) {
@@ -20,12 +20,12 @@ static int now_ms(void) {
 // timeout(1) and launchers that pass Ctrl-C on deliver one SIGINT twice, to the process and to its
 // group: the echo must not count as the second one, which gives up unsaved work.
 static void on_signal(int number) {
-    if (number == SIGINT && asked == SIGINT) {
-        if (((now_ms() - at_ms) & 0xFFFFF) > ECHO_MS) _exit(130);
+    if (number == SIGINT && g_signal == SIGINT) {
+        if (((now_ms() - g_signal_ms) & 0xFFFFF) > ECHO_MS) _exit(130);
         return;
     }
-    if (number == SIGINT) at_ms = now_ms();
-    if (asked != SIGINT) asked = number;
+    if (number == SIGINT) g_signal_ms = now_ms();
+    if (g_signal != SIGINT) g_signal = number;
 }
 
 void cmd_signals_ignore_pipe(void) {
@@ -46,11 +46,11 @@ void cmd_signals_catch(void) {
 
 bool cmd_signals_asked(void *ctx) {
     (void)ctx;
-    return asked != 0;
+    return g_signal != 0;
 }
 
 const char *cmd_signals_name(void) {
-    switch (asked) {
+    switch (g_signal) {
     case SIGTERM: return "SIGTERM";
     case SIGINT: return "SIGINT";
     case SIGUSR1: return "SIGUSR1";

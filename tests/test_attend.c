@@ -301,8 +301,7 @@ static void test_ref_attend(void **state) {
     (void)state;
     const struct doc c = {90, 4, 20, 4, 2, 16, 0, false, 1};
     enum { N = 90, Q = 4 * 16, KV = 2 * 16 };
-    struct ops_run r = {
-        .ref = ops_open_ref(DT_F32), .c = {CPU_PORTABLE, DT_F32}, .seed = 99};
+    struct ops_run r = {.ref = ops_open_ref(DT_F32), .c = {CPU_PORTABLE, DT_F32}, .seed = 99};
     struct doc_data x = doc_data(&r, &c);
     struct dev *d = r.ref;
     int64_t at[N], p[N];

@@ -94,8 +94,8 @@ enum status cpu_open_with(struct dev **out, const struct cpu_kernels *k, const s
     d->pairs = bf16 && k->bf16_pairs;
     d->round = bf16 && !k->bf16_pairs;
     snprintf(d->base.describe, sizeof d->base.describe, "cpu %s %s, %d thread%s",
-             cpu_isa_name(k->isa), dtype_name(c->compute),
-             c->n_thread, c->n_thread == 1 ? "" : "s");
+             cpu_isa_name(k->isa), dtype_name(c->compute), c->n_thread,
+             c->n_thread == 1 ? "" : "s");
     *out = &d->base;
     return OK;
 }
