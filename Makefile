@@ -14,8 +14,8 @@ VERSION := 0.1.0
 
 # The libraries, named once: Debian package -> header that proves it is there.
 APT_LIBS  := libjansson-dev liblz4-dev libxxhash-dev libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev
-APT_TOOLS := gcc make git
-APT_TESTS := libcmocka-dev clang clang-format libclang-rt-14-dev libomp-14-dev valgrind strace bats jq python3 lz4 zstd time
+APT_TOOLS := gcc make git scdoc
+APT_TESTS := libcmocka-dev clang clang-format libclang-rt-14-dev libomp-14-dev valgrind strace bats jq python3 python3-jsonschema lz4 zstd time zsh
 HEADERS   := jansson.h lz4frame.h xxhash.h pcre2.h utf8proc.h zlib.h zstd.h
 LIBS      := -ljansson -llz4 -lz -lzstd -lxxhash -lpcre2-8 -lutf8proc -lm -pthread
 
@@ -76,8 +76,8 @@ WRAP_test_tok         := $(WRAP_ALLOC)
 WRAP_test_tok_kinds   := $(WRAP_ALLOC)
 WRAP_test_file        := -Wl,--wrap=write,--wrap=link,--wrap=copy_file_range,--wrap=flock
 WRAP_test_lz4f        := -Wl,--wrap=write
-WRAP_test_plan := $(WRAP_ALLOC)
-WRAP_test_ledger := -Wl,--wrap=write,--wrap=fsync,--wrap=copy_file_range $(WRAP_ALLOC)
+WRAP_test_plan        := $(WRAP_ALLOC)
+WRAP_test_ledger      := -Wl,--wrap=write,--wrap=fsync,--wrap=copy_file_range $(WRAP_ALLOC)
 $(OUT)/tests/%: $(OUT)/tests/%.o $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(WRAP_$*) $(LIBS) -lcmocka -o $@
 $(OUT)/tools/bench/%: $(OUT)/tools/bench/%.o $(LIB)
@@ -85,7 +85,7 @@ $(OUT)/tools/bench/%: $(OUT)/tools/bench/%.o $(LIB)
 .SECONDARY:
 -include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d)
 
-.PHONY: setup demo test test-all test-programs asan ubsan tsan valgrind fuzz fuzz-programs fuzz-link fuzz-coverage lint format install clean help
+.PHONY: setup demo test test-all test-programs asan ubsan tsan valgrind fuzz fuzz-programs fuzz-link fuzz-coverage lint format man install clean help
 setup: ## install what is missing (Debian packages); without root, print the line to run
 	@tools/setup $(APT_TOOLS) $(APT_LIBS) $(APT_TESTS)
 
@@ -130,11 +130,23 @@ lint: all ## include direction, symbols, forbidden calls, mutable data, format
 format: ## clang-format everything in place
 	@git ls-files '*.c' '*.h' | xargs clang-format -i
 
-install: all ## into $(DESTDIR)$(PREFIX): bin/basin and the demo
+MAN := $(patsubst man/%.scd,build/man/%,$(wildcard man/*.scd))
+build/man/%: man/%.scd
+	@mkdir -p $(@D)
+	scdoc < $< > $@
+man: $(if $(shell command -v scdoc 2>/dev/null),$(MAN)) ## the manual pages, into build/man
+	@command -v scdoc >/dev/null || echo "scdoc is not installed (make setup): no manual pages" >&2
+
+SHARE := $(DESTDIR)$(PREFIX)/share
+install: all man ## into $(DESTDIR)$(PREFIX): bin/basin, manual pages, completions and the demo
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/basin
-	install -d $(DESTDIR)$(PREFIX)/share/basin/demo/model
-	install -m 644 examples/demo/persuasion.txt $(DESTDIR)$(PREFIX)/share/basin/demo/
-	install -m 644 examples/demo/model/* $(DESTDIR)$(PREFIX)/share/basin/demo/model/
+	install -D -m 644 completions/basin.bash $(SHARE)/bash-completion/completions/basin
+	install -D -m 644 completions/_basin $(SHARE)/zsh/site-functions/_basin
+	install -D -m 644 docs/events.md $(SHARE)/doc/basin/events.md
+	@for p in $(MAN); do if [ -f $$p ]; then install -D -m 644 $$p $(SHARE)/man/man$${p##*.}/$${p##*/}; fi; done
+	install -d $(SHARE)/basin/demo/model
+	install -m 644 examples/demo/persuasion.txt $(SHARE)/basin/demo/
+	install -m 644 examples/demo/model/* $(SHARE)/basin/demo/model/
 
 clean: ## remove build/
 	rm -rf build

@@ -13,7 +13,7 @@ struct cmd_sub {
 };
 
 extern const struct cmd_sub cmd_run, cmd_score, cmd_init, cmd_validate, cmd_plan, cmd_status,
-    cmd_cat, cmd_stats, cmd_verify, cmd_tokenize, cmd_help;
+    cmd_cat, cmd_stats, cmd_verify, cmd_tokenize, cmd_inspect, cmd_bench, cmd_schema, cmd_help;
 
 /* cmd/main.c: every subcommand, in the order of `basin help`; ended by NULL. */
 extern const struct cmd_sub *const cmd_subs[];

@@ -268,9 +268,9 @@ const struct cmd_sub cmd_score = {
             .max_operands = -1,
             .summary = "score files without a manifest: rows to stdout, nothing left on disk",
             .about =
-                "MODEL is a model's directory. FILE is .txt (one document), .jsonl (a document\n"
-                "a line), each also .gz, .zst or .lz4, a pattern, or - for a text on stdin.\n"
-                "Documents that fail are named on stderr (exit 3).\n",
+                "MODEL is a model's directory or a GGUF file. FILE is .txt (one document), .jsonl\n"
+                "(a document a line), each also .gz, .zst or .lz4, a pattern, or - for a text on\n"
+                "stdin. Documents that fail are named on stderr (exit 3).\n",
             .examples = "  basin score models/smol book.txt\n"
                         "  basin score models/smol book.txt --sink 4 --window 508 --tokens\n"
                         "  basin score models/smol docs.jsonl --text-key body | jq .ppl\n"

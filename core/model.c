@@ -297,3 +297,41 @@ void model_on_close(struct model_on *mo) {
 struct wt *const *model_layer(const struct model_on *mo, int64_t l) {
     return mo->layer + l * ARCH_ROLE_COUNT;
 }
+
+/* ---- for people ---- */
+
+bool model_entry_at(const struct model *m, size_t i, struct model_entry *out) {
+    const struct arch *a = &m->arch;
+    if (i >= model_files_count(m->files)) return false;
+    const struct model_tensor *s = model_files_at(m->files, i);
+    *out = (struct model_entry){.name = s->name,
+                                .dtype_text = s->dtype_text,
+                                .n_dim = s->n_dim,
+                                .bytes = (int64_t)s->bytes,
+                                .layer = -1,
+                                .ignored = "holds nothing that is computed with"};
+    _Static_assert(COUNTOF(out->dim) == MODEL_MAX_DIM, "as the files have it");
+    memcpy(out->dim, s->dim, sizeof out->dim);
+    for (int k = 0; k < a->family->n_tensor; k++) {
+        const struct arch_tensor *t = &a->family->tensors[k];
+        const char *its = model_files_name(m->files, t);
+        int64_t layer = -1;
+        if (its == NULL) continue;
+        if (arch_per_layer(t)) {
+            layer = match_layer(its, s->name);
+            if (layer < 0) layer = match_layer(model_files_also(m->files, t), s->name);
+            if (layer < 0) continue;
+        } else if (strcmp(its, s->name) != 0) {
+            continue;
+        }
+        if (arch_has(a, t)) {
+            out->use = t;
+            out->layer = layer;
+            out->ignored = NULL;
+        } else {
+            out->ignored = "the head is tied to the embedding";
+        }
+        break;
+    }
+    return true;
+}

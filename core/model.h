@@ -31,6 +31,20 @@ int64_t model_params(const struct model *m);
  * computed since the last call must not be believed before this was asked. */
 enum status model_check_files(const struct model *m, struct err *e) WARN_UNUSED;
 
+/* One tensor of the files, and what it is to the model. */
+struct model_entry {
+    const char *name;       /* borrowed: from the model */
+    const char *dtype_text; /* borrowed; as the file names its type */
+    int n_dim;
+    int64_t dim[8]; /* row-major */
+    int64_t bytes;
+    const struct arch_tensor *use; /* borrowed: static; NULL when it is not read */
+    int64_t layer;                 /* of a per-layer role, else -1 */
+    const char *ignored;           /* static: why it is not read; NULL when it is */
+};
+/* Tensor i of the files, in their order. False past the last one. */
+bool model_entry_at(const struct model *m, size_t i, struct model_entry *out);
+
 /* ---- on a device ---- */
 
 struct model_on {

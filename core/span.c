@@ -114,3 +114,10 @@ int64_t span_bytes(const struct arch *a, int64_t n_row, int64_t cache_rows_most,
     const int64_t work = 2 * a->n_kv * a->d_head * (int64_t)kv_bytes;
     return n_row * (act * 4 + 64) + (n_row + cache_rows_most) * work;
 }
+
+int64_t span_weights_bytes(const struct model *m, size_t word) {
+    const struct arch *a = model_arch(m);
+    const int64_t layer = (a->n_head + 2 * a->n_kv) * a->d_head * a->d_model +
+                          a->n_head * a->d_head * a->d_model + 3 * a->d_ff * a->d_model;
+    return model_file_bytes(m) + (layer + a->n_vocab * a->d_model) * (int64_t)word;
+}

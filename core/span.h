@@ -64,4 +64,8 @@ const struct buf *span_logits(const struct span *sp);
 /* Bytes that an engine of n_row rows takes on its device, without weights and caches. */
 int64_t span_bytes(const struct arch *a, int64_t n_row, int64_t cache_rows_most, size_t kv_bytes);
 
+/* Bytes that the weights take in a CPU's memory at most: the mapped files, and the packed layer and
+ * head that are at work. `word`: 2 in a bf16 run, 4 in an f32 run. */
+int64_t span_weights_bytes(const struct model *m, size_t word);
+
 #endif

@@ -351,3 +351,8 @@ size_t tok_decode_skip(const struct tok *t) {
 bool tok_is_special(const struct tok *t, int32_t id) {
     return id >= 0 && id < t->n_vocab && (t->special[id] & IS_SPECIAL) != 0;
 }
+
+const char *tok_kind(const struct tok *t) {
+    (void)t; // the only kind so far
+    return "byte-level BPE";
+}

@@ -30,9 +30,10 @@ struct tok_stream; /* opaque */
 enum status tok_open(struct tok **out, const char *path, struct err *e) WARN_UNUSED;
 void tok_close(struct tok *t);
 
-int32_t tok_n_vocab(const struct tok *t); /* highest id + 1 */
-int32_t tok_bos(const struct tok *t);     /* -1 when there is none */
-int32_t tok_eos(const struct tok *t);     /* -1 when there is none */
+const char *tok_kind(const struct tok *t); /* static, for people: "byte-level BPE" */
+int32_t tok_n_vocab(const struct tok *t);  /* highest id + 1 */
+int32_t tok_bos(const struct tok *t);      /* -1 when there is none */
+int32_t tok_eos(const struct tok *t);      /* -1 when there is none */
 
 /* Whether the tokenizer's own configuration puts tok_bos() before a text: `add_bos_token` where it
  * is given, else a post-processor that puts a special token first. */

@@ -130,6 +130,11 @@ void man_path(const struct manifest *m, const char *path, struct sbuf *out);
  * same bytes. Keys that have no meaning in a mode are absent. */
 void man_canonical(const struct manifest *m, struct sbuf *out);
 
+/* Appends the JSON Schema (draft 2020-12) of the manifest, indented. It comes from the tables that
+ * man_parse() reads by, and accepts what man_parse() accepts, but for what a schema cannot say: two
+ * settings of one name, a source that is listed twice in two ways, bytes of names. */
+void man_schema(struct sbuf *out);
+
 /* True when two effective manifests describe different jobs; `field` then receives the place of the
  * first difference ("$.cache[1].window_tokens"). output.path and compute.span_tokens do not count:
  * they change where results lie and how fast they come, never what they are. */

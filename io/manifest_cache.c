@@ -3,7 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-enum { MAX_SETTINGS = 64, MAX_NAME = 64 };
+enum { MAX_NAME = 64 };
 
 static const char *const mode_words[] = {"sink", "window", "dense", NULL};
 static const char *const mode_later[] = {"recompute", NULL};
@@ -22,36 +22,69 @@ const char *man_prefill_name(enum man_prefill v) {
 
 #define IN_SETTING(member) offsetof(struct man_setting, member)
 static const struct man_field setting_fields[] = {
-    {.key = "name", .kind = MAN_K_STRING, .offset = IN_SETTING(name)},
+    {.key = "name",
+     .kind = MAN_K_STRING,
+     .offset = IN_SETTING(name),
+     .schema = "\"maxLength\":64,\"allOf\":[{\"not\":{\"pattern\":\"[\\u0000-\\u001F]\"}}]",
+     .about = "What rows call this setting: at most 64 bytes. One setting alone is named by its "
+              "mode; in a list each needs a name of its own."},
     {.key = "mode",
      .kind = MAN_K_WORD,
      .offset = IN_SETTING(mode),
      .words = mode_words,
-     .later = mode_later},
-    {.key = "sink_tokens", .kind = MAN_K_INT, .offset = IN_SETTING(sink_tokens), .hi = 65536},
-    {.key = SINK_ALIAS, .kind = MAN_K_INT, .offset = IN_SETTING(sink_tokens), .hi = 65536},
+     .later = mode_later,
+     .fallback = "\"sink\"",
+     .about = "sink: the first tokens and a sliding window; window: the window alone; dense: "
+              "ordinary causal attention."},
+    {.key = "sink_tokens",
+     .kind = MAN_K_INT,
+     .offset = IN_SETTING(sink_tokens),
+     .hi = 65536,
+     .about = "S: tokens at the beginning of a document that stay visible (BOS counts). Default 4 "
+              "in mode sink; 0 in mode window."},
+    {.key = SINK_ALIAS,
+     .kind = MAN_K_INT,
+     .offset = IN_SETTING(sink_tokens),
+     .hi = 65536,
+     .about = "Another name of sink_tokens."},
     {.key = "window_tokens",
      .kind = MAN_K_INT,
      .offset = IN_SETTING(window_tokens),
      .lo = 1,
-     .hi = 16777216},
+     .hi = 16777216,
+     .about = "W: tokens before the current one that are visible. Default 1020."},
     {.key = WINDOW_ALIAS,
      .kind = MAN_K_INT,
      .offset = IN_SETTING(window_tokens),
      .lo = 1,
-     .hi = 16777216},
-    {.key = "prefill", .kind = MAN_K_WORD, .offset = IN_SETTING(prefill), .words = prefill_words},
+     .hi = 16777216,
+     .about = "Another name of window_tokens."},
+    {.key = "prefill",
+     .kind = MAN_K_WORD,
+     .offset = IN_SETTING(prefill),
+     .words = prefill_words,
+     .fallback = "\"stream\"",
+     .about = "stream: one rule for all tokens; dense: the first prefill_tokens attend densely to "
+              "themselves, then the cache is cut."},
     {.key = "prefill_tokens",
      .kind = MAN_K_INT,
      .offset = IN_SETTING(prefill_tokens),
      .lo = 1,
-     .hi = 16777216},
+     .hi = 16777216,
+     .about = "How many tokens the dense prefill takes."},
     {.key = "chunk_tokens",
      .kind = MAN_K_INT,
      .offset = IN_SETTING(chunk_tokens),
      .lo = 1,
-     .hi = 1048576},
-    {.key = "strict_window", .kind = MAN_K_BOOL, .offset = IN_SETTING(strict_window)},
+     .hi = 1048576,
+     .fallback = "1",
+     .about = "Tokens fed together: each sees the whole cache and the chunk so far, and tokens are "
+              "dropped behind a chunk."},
+    {.key = "strict_window",
+     .kind = MAN_K_BOOL,
+     .offset = IN_SETTING(strict_window),
+     .fallback = "false",
+     .about = "The current token counts inside W."},
 };
 
 // The number under `key`, or `otherwise`.
@@ -96,8 +129,29 @@ static bool foreign_setting(struct man_reader *r, const struct jnode *object, co
     return true;
 }
 
-const struct man_section man_setting_section = {setting_fields, COUNTOF(setting_fields),
-                                                foreign_setting};
+#define IF(key, word)                                                                              \
+    "\"if\":{\"required\":[\"" key "\"],\"properties\":{\"" key "\":{\"const\":\"" word "\"}}}"
+
+// What check_setting() refuses, as schemas.
+static const char *const setting_rules[] = {
+    "{\"not\":{\"required\":[\"sink_tokens\",\"" SINK_ALIAS "\"]}}",
+    "{\"not\":{\"required\":[\"window_tokens\",\"" WINDOW_ALIAS "\"]}}",
+    "{" IF("mode", "window") ",\"then\":{\"properties\":{\"sink_tokens\":{\"const\":0},"
+                             "\"" SINK_ALIAS "\":{\"const\":0}}}}",
+    "{" IF("mode", "dense") ",\"then\":{\"properties\":{\"sink_tokens\":false,\"" SINK_ALIAS
+                            "\":false,\"window_tokens\":false,\"" WINDOW_ALIAS "\":false,"
+                            "\"prefill\":{\"const\":\"stream\"},\"chunk_tokens\":{\"const\":1},"
+                            "\"strict_window\":{\"const\":false}}}}",
+    "{" IF("prefill", "dense") ",\"then\":{\"required\":[\"prefill_tokens\"]},"
+                               "\"else\":{\"properties\":{\"prefill_tokens\":false}}}",
+    NULL,
+};
+
+const struct man_section man_setting_section = {.fields = setting_fields,
+                                                .n_fields = COUNTOF(setting_fields),
+                                                .foreign = foreign_setting,
+                                                .rules = setting_rules,
+                                                .in_list = "name"};
 
 // Keys that would have no effect in the setting's mode, and what prefill needs.
 static void check_setting(struct man_reader *r, const struct jnode *v, struct man_setting *s) {
@@ -192,7 +246,7 @@ static void compare_settings(struct man_reader *r, size_t i) {
 void man_read_cache(struct man_reader *r, const struct jnode *v) {
     struct manifest *m = r->m;
     const bool list = json_kind_of(v) == JSON_ARR;
-    m->n_settings = man_list_length(r, v, MAX_SETTINGS, sizeof *m->settings, &m->settings);
+    m->n_settings = man_list_length(r, v, MAN_MAX_SETTINGS, sizeof *m->settings, &m->settings);
     const size_t mark = r->place.n;
     for (size_t i = 0; i < m->n_settings; i++) {
         if (list) sbuf_printf(&r->place, "[%zu]", i);

@@ -8,6 +8,8 @@
 #include "io/json.h"
 #include "io/manifest.h"
 
+enum { MAN_MAX_SETTINGS = 64 }; /* in a list */
+
 struct man_reader {
     const struct json *doc; /* borrowed: from the caller, outlives this */
     unsigned flags;
@@ -20,14 +22,32 @@ struct man_reader {
 
 enum man_kind { MAN_K_BOOL, MAN_K_INT, MAN_K_STRING, MAN_K_WORD, MAN_K_OWN };
 
+/* What a MAN_K_OWN key looks like, for the schema. */
+enum man_form {
+    MAN_F_OWN,            /* as `schema` says */
+    MAN_F_NEVER,          /* not in this version: the schema does not have it */
+    MAN_F_OBJECT,         /* an object: `section` */
+    MAN_F_PATH_OR_OBJECT, /* a path, or `section` with the path in it */
+    MAN_F_LIST,           /* `section`, or a list of 1..hi of them */
+    MAN_F_LIST_OF_PATHS   /* a path or `section`, or a list of 1..hi of those */
+};
+
 struct man_field {
     const char *key;
     enum man_kind kind;
     size_t offset;            /* in the section's struct */
-    int64_t lo, hi;           /* MAN_K_INT */
+    int64_t lo, hi;           /* MAN_K_INT; MAN_F_LIST */
     const char *const *words; /* MAN_K_WORD: index is the value; ended by NULL */
     const char *const *later; /* MAN_K_WORD: known, but not in this version; or NULL */
     void (*own)(struct man_reader *r, const struct jnode *v); /* MAN_K_OWN; fills r->m */
+    bool required;
+    unsigned unless; /* flags of man_parse() with which it is not */
+    /* for the schema only */
+    const char *about;                 /* a sentence for people */
+    const char *fallback;              /* the default as JSON, or NULL */
+    const char *schema;                /* further members of its schema, or NULL */
+    enum man_form form;                /* MAN_K_OWN */
+    const struct man_section *section; /* MAN_K_OWN with objects */
 };
 
 struct man_section {
@@ -35,6 +55,8 @@ struct man_section {
     size_t n_fields;
     bool (*foreign)(struct man_reader *r, const struct jnode *object,
                     const char *key); /* or NULL */
+    const char *const *rules; /* schemas of what must hold between keys; ended by NULL; or NULL */
+    const char *in_list;      /* key that is required where the section stands in a list */
 };
 
 /* Records a finding at r->place, or at its member `key` when that is not NULL. Code OK: a warning.
@@ -48,12 +70,12 @@ void man_expect(struct man_reader *r, const char *what, const struct jnode *v);
 /* A string without NUL characters that is not empty, into *out (owned). */
 void man_read_string(struct man_reader *r, const struct jnode *v, char **out);
 
-/* Reads the members of an object into the struct at `base`. False when it is no object at all. */
+/* Reads the members of an object into the struct at `base` and complains of required ones that are
+ * missing. False when it is no object at all. */
 bool man_read_section(struct man_reader *r, const struct man_section *s, const struct jnode *v,
                       void *base);
 
 bool man_given(const struct jnode *object, const char *key);
-void man_require(struct man_reader *r, const struct jnode *object, const char *key);
 bool man_word_is(const struct jnode *object, const char *key, const char *word);
 
 /* Zeroed room in *out (owned) for the elements of a list, or for the single one that stands for a
@@ -63,6 +85,8 @@ size_t man_list_length(struct man_reader *r, const struct jnode *v, size_t max, 
 
 /* *key becomes a copy of `value` unless it is set. */
 void man_set_default(struct man_reader *r, char **key, const char *value);
+
+extern const struct man_section man_root_section; /* the whole manifest (manifest_parse.c) */
 
 /* The section "cache", and what stands for it where it is not given (manifest_cache.c). */
 extern const struct man_section man_setting_section;

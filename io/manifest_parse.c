@@ -24,16 +24,41 @@ const char *man_dtype_name(enum man_dtype v) {
 
 #define IN_INPUT(member) offsetof(struct man_input, member)
 static const struct man_field input_fields[] = {
-    {.key = "path", .kind = MAN_K_STRING, .offset = IN_INPUT(path)},
-    {.key = "text_key", .kind = MAN_K_STRING, .offset = IN_INPUT(text_key)},
-    {.key = "id_key", .kind = MAN_K_STRING, .offset = IN_INPUT(id_key)},
-    {.key = "ids_key", .kind = MAN_K_STRING, .offset = IN_INPUT(ids_key)},
+    {.key = "path",
+     .kind = MAN_K_STRING,
+     .offset = IN_INPUT(path),
+     .required = true,
+     .about = "A file or a pattern (*, ?, [...], **), relative to the manifest; - is stdin."},
+    {.key = "text_key",
+     .kind = MAN_K_STRING,
+     .offset = IN_INPUT(text_key),
+     .fallback = "\"text\"",
+     .about = "JSON lines: where the text of a document is."},
+    {.key = "id_key",
+     .kind = MAN_K_STRING,
+     .offset = IN_INPUT(id_key),
+     .fallback = "\"id\"",
+     .about = "JSON lines: where the id of a document is."},
+    {.key = "ids_key",
+     .kind = MAN_K_STRING,
+     .offset = IN_INPUT(ids_key),
+     .about = "JSON lines: where token ids are, which are taken as they stand, instead of text."},
     {.key = "invalid_utf8",
      .kind = MAN_K_WORD,
      .offset = IN_INPUT(invalid_utf8),
-     .words = utf8_words},
+     .words = utf8_words,
+     .fallback = "\"fail\"",
+     .about = "What becomes of a text that is not UTF-8: it fails, or U+FFFD stands for what is "
+              "wrong."},
 };
-static const struct man_section input_section = {input_fields, COUNTOF(input_fields), NULL};
+static const char *const input_rules[] = {
+    "{\"not\":{\"required\":[\"ids_key\",\"text_key\"]}}",
+    "{\"if\":{\"required\":[\"path\"],\"properties\":{\"path\":{\"type\":\"string\","
+    "\"pattern\":\"[.]txt([.](gz|zst|lz4))?$\"}}},\"then\":{\"properties\":{\"ids_key\":false}}}",
+    NULL,
+};
+static const struct man_section input_section = {
+    .fields = input_fields, .n_fields = COUNTOF(input_fields), .rules = input_rules};
 
 static bool is_plain_text(const char *path) {
     static const char *const endings[] = {".txt", ".txt.gz", ".txt.zst", ".txt.lz4"};
@@ -58,7 +83,6 @@ static void read_input_entry(struct man_reader *r, const struct jnode *v, struct
         return;
     } else {
         man_read_section(r, &input_section, v, in);
-        man_require(r, v, "path");
         if (man_given(v, "ids_key") && man_given(v, "text_key")) {
             man_complain(r, E_FORMAT, "ids_key", "excludes text_key: a line is ids or text");
         }
@@ -136,9 +160,14 @@ static void read_inputs(struct man_reader *r, const struct jnode *v) {
 #define IN_MANIFEST(member) offsetof(struct manifest, member)
 
 static const struct man_field model_fields[] = {
-    {.key = "path", .kind = MAN_K_STRING, .offset = IN_MANIFEST(model_path)},
+    {.key = "path",
+     .kind = MAN_K_STRING,
+     .offset = IN_MANIFEST(model_path),
+     .required = true,
+     .about = "The model, relative to the manifest."},
 };
-static const struct man_section model_section = {model_fields, COUNTOF(model_fields), NULL};
+static const struct man_section model_section = {.fields = model_fields,
+                                                 .n_fields = COUNTOF(model_fields)};
 
 static void read_model(struct man_reader *r, const struct jnode *v) {
     if (json_kind_of(v) == JSON_STR) {
@@ -147,7 +176,6 @@ static void read_model(struct man_reader *r, const struct jnode *v) {
         man_expect(r, "a path or an object", v);
     } else {
         man_read_section(r, &model_section, v, r->m);
-        man_require(r, v, "path");
     }
 }
 
@@ -160,32 +188,51 @@ static void read_add_bos(struct man_reader *r, const struct jnode *v) {
 }
 
 static const struct man_field score_fields[] = {
-    {.key = "tokens", .kind = MAN_K_BOOL, .offset = IN_MANIFEST(score.tokens)},
+    {.key = "tokens",
+     .kind = MAN_K_BOOL,
+     .offset = IN_MANIFEST(score.tokens),
+     .fallback = "false",
+     .about = "Log-probabilities of every token too, not only sums."},
     {.key = "limit_tokens",
      .kind = MAN_K_INT,
      .offset = IN_MANIFEST(score.limit_tokens),
-     .hi = (int64_t)1 << 40},
-    {.key = "add_bos", .kind = MAN_K_OWN, .own = read_add_bos},
+     .hi = (int64_t)1 << 40,
+     .fallback = "0",
+     .about = "Only so many tokens of each document; 0: all of them."},
+    {.key = "add_bos",
+     .kind = MAN_K_OWN,
+     .own = read_add_bos,
+     .fallback = "\"auto\"",
+     .schema = "\"enum\":[\"auto\",true,false]",
+     .about = "Whether a text begins with the BOS token; auto: as the tokenizer is configured."},
 };
-static const struct man_section score_section = {score_fields, COUNTOF(score_fields), NULL};
+static const struct man_section score_section = {.fields = score_fields,
+                                                 .n_fields = COUNTOF(score_fields)};
 
 static void read_score(struct man_reader *r, const struct jnode *v) {
     man_read_section(r, &score_section, v, r->m);
 }
 
 static const struct man_field output_fields[] = {
-    {.key = "path", .kind = MAN_K_STRING, .offset = IN_MANIFEST(output.path)},
+    {.key = "path",
+     .kind = MAN_K_STRING,
+     .offset = IN_MANIFEST(output.path),
+     .required = true,
+     .unless = MAN_NO_OUTPUT,
+     .about = "The directory of the results, relative to the manifest."},
     {.key = "part_bytes",
      .kind = MAN_K_INT,
      .offset = IN_MANIFEST(output.part_bytes),
      .lo = 1024,
-     .hi = (int64_t)1 << 40},
+     .hi = (int64_t)1 << 40,
+     .fallback = "67108864",
+     .about = "Input bytes of a part, the unit that is shared out and published."},
 };
-static const struct man_section output_section = {output_fields, COUNTOF(output_fields), NULL};
+static const struct man_section output_section = {.fields = output_fields,
+                                                  .n_fields = COUNTOF(output_fields)};
 
 static void read_output(struct man_reader *r, const struct jnode *v) {
-    if (!man_read_section(r, &output_section, v, r->m)) return;
-    if ((r->flags & MAN_NO_OUTPUT) == 0) man_require(r, v, "path");
+    man_read_section(r, &output_section, v, r->m);
 }
 
 static const struct man_field compute_fields[] = {
@@ -193,11 +240,16 @@ static const struct man_field compute_fields[] = {
      .kind = MAN_K_WORD,
      .offset = IN_MANIFEST(compute.dtype),
      .words = dtype_words,
-     .later = dtype_later},
+     .later = dtype_later,
+     .fallback = "\"auto\"",
+     .about = "What products are computed in; auto: f32 for models stored so, else bf16."},
     {.key = "span_tokens",
      .kind = MAN_K_INT,
      .offset = IN_MANIFEST(compute.span_tokens),
-     .hi = 1048576},
+     .hi = 1048576,
+     .fallback = "0",
+     .about = "Rows that go through the model together; 0: chosen by the program. Changes speed "
+              "and memory, never results."},
 };
 
 // Where a job runs may change from start to start, so it is said on the command line.
@@ -208,17 +260,17 @@ static bool foreign_compute(struct man_reader *r, const struct jnode *object, co
     return true;
 }
 
-static const struct man_section compute_section = {compute_fields, COUNTOF(compute_fields),
-                                                   foreign_compute};
+static const struct man_section compute_section = {
+    .fields = compute_fields, .n_fields = COUNTOF(compute_fields), .foreign = foreign_compute};
 
 static void read_compute(struct man_reader *r, const struct jnode *v) {
     man_read_section(r, &compute_section, v, r->m);
 }
 
 static void read_version(struct man_reader *r, const struct jnode *v) {
-    if (json_kind_of(v) != JSON_INT) {
+    if (json_kind_of(v) != JSON_INT && (json_kind_of(v) != JSON_NUM || json_num(v) != 1)) {
         man_expect(r, "the integer 1", v);
-    } else if (json_int(v) != 1) {
+    } else if (json_num(v) != 1) {
         man_complain(r, E_UNSUPPORTED, NULL, "manifest version %" PRId64 "; this program reads 1",
                      json_int(v));
     } else {
@@ -233,34 +285,75 @@ static void read_generate(struct man_reader *r, const struct jnode *v) {
 }
 
 static const struct man_field root_fields[] = {
-    {.key = "version", .kind = MAN_K_OWN, .own = read_version},
+    {.key = "version",
+     .kind = MAN_K_OWN,
+     .own = read_version,
+     .required = true,
+     .schema = "\"const\":1",
+     .about = "Of this format."},
     {.key = "job",
      .kind = MAN_K_WORD,
      .offset = IN_MANIFEST(job),
      .words = job_words,
-     .later = job_later},
-    {.key = "model", .kind = MAN_K_OWN, .own = read_model},
-    {.key = "input", .kind = MAN_K_OWN, .own = read_inputs},
-    {.key = "cache", .kind = MAN_K_OWN, .own = man_read_cache},
-    {.key = "score", .kind = MAN_K_OWN, .own = read_score},
-    {.key = "output", .kind = MAN_K_OWN, .own = read_output},
-    {.key = "compute", .kind = MAN_K_OWN, .own = read_compute},
-    {.key = "generate", .kind = MAN_K_OWN, .own = read_generate},
+     .later = job_later,
+     .required = true,
+     .about = "What to compute."},
+    {.key = "model",
+     .kind = MAN_K_OWN,
+     .own = read_model,
+     .required = true,
+     .form = MAN_F_PATH_OR_OBJECT,
+     .section = &model_section,
+     .about = "The model."},
+    {.key = "input",
+     .kind = MAN_K_OWN,
+     .own = read_inputs,
+     .required = true,
+     .form = MAN_F_LIST_OF_PATHS,
+     .hi = MAX_INPUTS,
+     .section = &input_section,
+     .about = "What to read, in this order; no source twice."},
+    {.key = "cache",
+     .kind = MAN_K_OWN,
+     .own = man_read_cache,
+     .form = MAN_F_LIST,
+     .hi = MAN_MAX_SETTINGS,
+     .section = &man_setting_section,
+     .about = "What a token sees; of a list, the corpus is scored under each setting."},
+    {.key = "score",
+     .kind = MAN_K_OWN,
+     .own = read_score,
+     .form = MAN_F_OBJECT,
+     .section = &score_section,
+     .about = "What is scored."},
+    {.key = "output",
+     .kind = MAN_K_OWN,
+     .own = read_output,
+     .required = true,
+     .unless = MAN_NO_OUTPUT,
+     .form = MAN_F_OBJECT,
+     .section = &output_section,
+     .about = "Where results go."},
+    {.key = "compute",
+     .kind = MAN_K_OWN,
+     .own = read_compute,
+     .form = MAN_F_OBJECT,
+     .section = &compute_section,
+     .about = "How it is computed."},
+    {.key = "generate", .kind = MAN_K_OWN, .own = read_generate, .form = MAN_F_NEVER},
 };
-static const struct man_section root_section = {root_fields, COUNTOF(root_fields), NULL};
+const struct man_section man_root_section = {.fields = root_fields,
+                                             .n_fields = COUNTOF(root_fields)};
 
 // "$.cache" for a key that is right there and nowhere else; NULL for others ("path" is in three).
 static const char *section_of(const char *key) {
     static const struct {
         const char *place;
         const struct man_section *section;
-    } sections[] = {{"$.cache", &man_setting_section},
-                    {"$.input", &input_section},
-                    {"$.model", &model_section},
-                    {"$.score", &score_section},
-                    {"$.output", &output_section},
-                    {"$.compute", &compute_section},
-                    {"$", &root_section}};
+    } sections[] = {{"$.cache", &man_setting_section}, {"$.input", &input_section},
+                    {"$.model", &model_section},       {"$.score", &score_section},
+                    {"$.output", &output_section},     {"$.compute", &compute_section},
+                    {"$", &man_root_section}};
     const char *found = NULL;
     int n = 0;
     for (size_t i = 0; i < COUNTOF(sections); i++) {
@@ -274,15 +367,10 @@ static const char *section_of(const char *key) {
 }
 
 static void read_root(struct man_reader *r) {
-    static const char *const required[] = {"version", "job", "model", "input", "output"};
     struct manifest *m = r->m;
     const struct jnode *root = json_root(r->doc);
     m->output.part_bytes = 64 << 20;
-    if (!man_read_section(r, &root_section, root, m)) return;
-    for (size_t i = 0; i < COUNTOF(required); i++) {
-        const bool optional = strcmp(required[i], "output") == 0 && (r->flags & MAN_NO_OUTPUT) != 0;
-        if (!optional) man_require(r, root, required[i]);
-    }
+    if (!man_read_section(r, &man_root_section, root, m)) return;
     if (!man_given(root, "cache")) man_default_cache(r);
 }
 

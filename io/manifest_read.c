@@ -213,15 +213,16 @@ bool man_read_section(struct man_reader *r, const struct man_section *s, const s
         read_field(r, &s->fields[i], it.value, base);
         r->place.n = mark;
     }
+    for (size_t i = 0; i < s->n_fields; i++) {
+        const struct man_field *f = &s->fields[i];
+        const bool required = f->required && (r->flags & f->unless) == 0;
+        if (required && !man_given(v, f->key)) man_complain(r, E_FORMAT, f->key, "is missing");
+    }
     return true;
 }
 
 bool man_given(const struct jnode *object, const char *key) {
     return json_get(object, key) != NULL;
-}
-
-void man_require(struct man_reader *r, const struct jnode *object, const char *key) {
-    if (!man_given(object, key)) man_complain(r, E_FORMAT, key, "is missing");
 }
 
 bool man_word_is(const struct jnode *object, const char *key, const char *word) {

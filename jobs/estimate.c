@@ -103,10 +103,7 @@ static void estimate_memory(const struct session *s, double longest, struct run_
     const struct arch *a = model_arch(s->model);
     const size_t word = s->compute == DT_BF16 ? 2 : 4;
     const int n_setting = (int)s->man->n_settings;
-    const int64_t layer = (a->n_head + 2 * a->n_kv) * a->d_head * a->d_model +
-                          a->n_head * a->d_head * a->d_model + 3 * a->d_ff * a->d_model;
-    est->weights_bytes =
-        model_file_bytes(s->model) + (layer + a->n_vocab * a->d_model) * (int64_t)word;
+    est->weights_bytes = span_weights_bytes(s->model, word);
     int64_t rows = 0, cache = 0;
     for (int i = 0; i < n_setting; i++) {
         const struct vis_rule r = score_rule(&s->man->settings[i]);

@@ -4,8 +4,6 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { ROWS_DEFAULT = 2048 };
-
 static bool has_text(const struct plan *p) {
     for (int i = 0; i < p->n_slice; i++) {
         if (p->slices[i].file.ids_key == NULL) return true;
@@ -13,9 +11,13 @@ static bool has_text(const struct plan *p) {
     return false;
 }
 
+enum dtype session_auto_dtype(const struct model *m) {
+    return model_stored_dtype(m) == DT_F32 ? DT_F32 : DT_BF16;
+}
+
 static enum status settle_dtype(struct session *s, const char *dtype, struct err *e) {
     if (dtype == NULL && s->man->compute.dtype == MAN_DTYPE_AUTO) {
-        s->compute = model_stored_dtype(s->model) == DT_F32 ? DT_F32 : DT_BF16;
+        s->compute = session_auto_dtype(s->model);
         return OK;
     }
     if (dtype == NULL) dtype = man_dtype_name(s->man->compute.dtype);
@@ -76,7 +78,7 @@ enum status session_open(struct session *s, const struct manifest *man, const st
     TRY(model_open(&s->model, sbuf_str(&dir), e));
     TRY(open_tokenizer(s, sbuf_str(&dir), e));
     TRY(settle_dtype(s, dtype, e));
-    s->n_row = man->compute.span_tokens > 0 ? man->compute.span_tokens : ROWS_DEFAULT;
+    s->n_row = man->compute.span_tokens > 0 ? man->compute.span_tokens : SESSION_ROWS;
     warn_settings(s);
 done:
     sbuf_fini(&dir);

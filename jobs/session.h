@@ -5,6 +5,8 @@
 #include "jobs/run.h"
 #include "jobs/score.h"
 
+enum { SESSION_ROWS = 2048 }; /* rows of a span where the manifest does not say */
+
 struct session {
     const struct manifest *man;  /* borrowed */
     const struct run_options *o; /* borrowed */
@@ -25,6 +27,8 @@ enum status session_open(struct session *s, const struct manifest *man, const st
 /* Opens the device and binds the model to it. Errors: E_DEVICE. */
 enum status session_start(struct session *s, struct err *e) WARN_UNUSED;
 void session_close(struct session *s);
+/* What "auto" becomes for a model. */
+enum dtype session_auto_dtype(const struct model *m);
 
 const char *session_dtype(const struct session *s);
 /* The job as identity: what must be the same for results to belong together (ledger.h). */

@@ -52,6 +52,14 @@ void dev_times(const struct dev *d, double seconds[DEV_STAGE_COUNT]) {
     d->ops->times(d, seconds);
 }
 
+enum status dev_measure(struct dev *d, double seconds, struct dev_peaks *out, struct err *e) {
+    *out = (struct dev_peaks){.flops = 0};
+    if (d->ops->measure == NULL) {
+        return err_fail(e, E_UNSUPPORTED, "the %s device is not measured", d->ops->kind);
+    }
+    return d->ops->measure(d, seconds, out, e);
+}
+
 // ---- buffers
 
 static enum dtype buf_element(const struct dev *d, enum buf_kind kind) {

@@ -249,4 +249,14 @@ void dev_event_wait(struct dev *d, const struct dev_event *ev);
 enum dev_stage { DEV_LINEAR, DEV_ATTEND, DEV_HEAD, DEV_PREPARE, DEV_OTHER, DEV_STAGE_COUNT };
 void dev_times(const struct dev *d, double seconds[DEV_STAGE_COUNT]);
 
+/* What the device can do at most, by trying. */
+struct dev_peaks {
+    double flops; /* floating-point operations a second of matrix products in the compute dtype */
+    double read_bytes; /* bytes a second, of memory read once */
+};
+/* Takes a little more than `seconds` for each figure. Not for use while operations are queued.
+ * Errors: E_UNSUPPORTED (ref, which has no speed to speak of), E_NOMEM. */
+enum status dev_measure(struct dev *d, double seconds, struct dev_peaks *out,
+                        struct err *e) WARN_UNUSED;
+
 #endif

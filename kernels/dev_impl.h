@@ -31,12 +31,13 @@ struct dev_event {
     void *state;     /* owned by the backend */
 };
 
-/* One per backend; static const; every entry is there. */
+/* One per backend; static const; every entry but `measure` is there. */
 struct dev_ops {
     const char *kind;
     void (*close)(struct dev *d);
     void (*sync)(struct dev *d); /* waits; failures through dev_fail */
     void (*times)(const struct dev *d, double seconds[DEV_STAGE_COUNT]);
+    enum status (*measure)(struct dev *d, double seconds, struct dev_peaks *out, struct err *e);
 
     enum status (*buf_alloc)(struct buf *b,
                              struct err *e); /* n_row * row_bytes, does not overflow */

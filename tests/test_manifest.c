@@ -510,6 +510,35 @@ static void test_no_memory(void **state) {
     assert_true(fail_each(INVALID "/list_same_name/manifest.json", NULL, 0, E_FORMAT) > 10);
 }
 
+/* ---- the schema ---- */
+
+static void test_schema(void **state) {
+    (void)state;
+    struct sbuf b;
+    struct json *doc = NULL;
+    struct err e = {.code = OK};
+    sbuf_init(&b);
+    man_schema(&b);
+    assert_int_equal(sbuf_status(&b, &e), OK);
+    assert_int_equal(json_open_text(&doc, "schema", b.s, b.n, &e), OK);
+    const struct jnode *keys = json_get(json_root(doc), "properties");
+    assert_int_equal(json_len(keys), 8); // "generate" is known, but not in this version
+    assert_non_null(json_get(keys, "cache"));
+    json_close(doc);
+    sbuf_fini(&b);
+    long k = 0;
+    for (bool failed = true; failed; k++) { // the k-th allocation fails, and that is not lost
+        g_fail_at = k;
+        man_schema(&b);
+        failed = g_fail_at < 0;
+        g_fail_at = -1;
+        assert_int_equal(sbuf_status(&b, NULL), failed ? E_NOMEM : OK);
+        sbuf_fini(&b);
+        sbuf_init(&b);
+    }
+    assert_true(k > 3);
+}
+
 /* ---- tests/data/invalid ---- */
 
 static void test_invalid(void **state) {
@@ -565,6 +594,7 @@ int main(void) {
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_identity),
         cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_schema),
         cmocka_unit_test(test_invalid),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

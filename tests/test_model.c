@@ -167,11 +167,39 @@ static void test_identity_changes(void **state) {
     assert_int_equal(file_remove_tree(dir, &e), OK);
 }
 
+/* What inspection walks: every tensor once, each with the use that the family's table gives it. */
+static void test_entries(void **state) {
+    (void)state;
+    struct model *m = NULL;
+    struct err e = {0};
+    struct model_entry t;
+    assert_int_equal(model_open(&m, FIXTURE, &e), OK);
+    const struct arch *a = model_arch(m);
+    int64_t n = 0, n_query = 0, bytes = 0;
+    for (size_t i = 0; model_entry_at(m, i, &t); i++) {
+        n++;
+        bytes += t.bytes;
+        assert_non_null(t.use);
+        assert_null(t.ignored);
+        assert_int_equal(t.dim[0], arch_dim(a, t.use->n_out));
+        assert_int_equal(t.n_dim, t.use->use == WT_VECTOR ? 1 : 2);
+        assert_int_equal(t.layer >= 0, t.use->role >= ARCH_NORM_ATTN);
+        n_query += t.use->role == ARCH_Q;
+    }
+    assert_int_equal(bytes, model_file_bytes(m));
+    assert_int_equal(n_query, a->n_layer);
+    assert_true(n > 2 + 9 * a->n_layer);
+    assert_false(model_entry_at(m, (size_t)n, &t));
+    assert_true(span_weights_bytes(m, 4) > span_weights_bytes(m, 2));
+    model_close(m);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cut_while_mapped), // first: cmocka takes SIGBUS back after each test
         cmocka_unit_test(test_invalid),
         cmocka_unit_test(test_identity_changes),
+        cmocka_unit_test(test_entries),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -397,7 +397,9 @@ static void test_errors(void **state) {
     struct ops_cpu list[8];
     const int n = ops_cpu_list(list);
     struct dev *ref = ops_open_ref(DT_F32);
+    struct dev_peaks peaks;
     errors_on(ref);
+    assert_int_equal(dev_measure(ref, 0, &peaks, NULL), E_UNSUPPORTED);
     dev_close(ref);
     for (int i = 0; i < n; i++) {
         struct dev *d = ops_open(&list[i], 2);

@@ -33,6 +33,7 @@ static const struct dev_ops cpu_ops = {
     .close = cpu_close,
     .sync = dev_host_sync,
     .times = dev_host_times,
+    .measure = cpu_measure,
     .buf_alloc = dev_host_buf_alloc,
     .buf_release = dev_host_buf_release,
     .write = dev_host_write,

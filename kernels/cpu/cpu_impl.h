@@ -103,6 +103,10 @@ struct cpu_product {
 };
 void cpu_product(const struct cpu_dev *d, const struct cpu_product *p);
 
+/* ---- what the machine can do (measure.c) */
+enum status cpu_measure(struct dev *d, double seconds, struct dev_peaks *out,
+                        struct err *e) WARN_UNUSED;
+
 /* ---- operations */
 void cpu_linear(struct dev *d, struct buf *y, const struct buf *x, const struct wt *w,
                 const struct wt *bias, int64_t n_row);

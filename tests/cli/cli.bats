@@ -2,19 +2,16 @@
 # The command line as a user meets it. BASIN names the binary; make passes it.
 
 setup_file() {
-    export ROOT="$(cd "$BATS_TEST_DIRNAME/../.." && pwd)"
-    export BASIN="${BASIN:-$ROOT/build/release/basin}"
-    [[ "$BASIN" == /* ]] || BASIN="$PWD/$BASIN"
-    export MODEL="$ROOT/examples/demo/model" TEXT="$ROOT/examples/demo/persuasion.txt"
-    unset BASIN_CPU BASIN_RANK BASIN_WORLD_SIZE SLURM_CPUS_PER_TASK SLURM_JOB_END_TIME
-    unset SLURM_ARRAY_TASK_ID SLURM_STEP_NUM_TASKS OMP_NUM_THREADS NO_COLOR
+    source "$BATS_TEST_DIRNAME/expect.bash"
+    set_environment
 }
 
 setup() {
+    source "$BATS_TEST_DIRNAME/expect.bash"
     cd "$BATS_TEST_TMPDIR"
 }
 
-SUBS="run score init validate plan status cat stats verify tokenize help"
+SUBS="run score init validate plan status cat stats verify tokenize inspect bench schema help"
 
 # A corpus of two short files and a manifest over it, in the working directory.
 make_job() {
@@ -37,27 +34,6 @@ make_job() {
   "output": {"path": "out", "part_bytes": 10000}
 }
 JSON
-}
-
-# expect CODE COMMAND...: run it; stdout in $output, stderr in the file err.
-expect() {
-    local want=$1 got=0
-    shift
-    output="$("$@" 2> err)" || got=$?
-    if [[ $got -ne $want ]]; then
-        echo "exit $got, not $want: $*"
-        echo "stdout: $output"
-        echo "stderr: $(< err)"
-        return 1
-    fi
-}
-
-says() { # says TEXT: it is on stderr
-    grep -qF -- "$1" err || { echo "stderr lacks \"$1\": $(< err)"; return 1; }
-}
-
-shows() { # shows TEXT: it is on stdout
-    [[ "$output" == *"$1"* ]] || { echo "stdout lacks \"$1\": $output"; return 1; }
 }
 
 @test "help lists every subcommand, on stdout" {

@@ -1,0 +1,65 @@
+# bash completion for basin(1); made by tools/mkcompletions from the program's own help
+
+_basin_files() { # _basin_files FLAG [PATTERN]: directories, and with -f files of this pattern
+    local name
+    COMPREPLY=()
+    compopt -o filenames 2> /dev/null
+    while IFS= read -r name; do
+        # shellcheck disable=SC2053 # a pattern
+        [[ $1 == -d || -d $name || $name == ${2:-*} ]] && COMPREPLY+=("$name")
+    done < <(compgen "$1" -- "$cur")
+}
+
+_basin_words() {
+    local word
+    COMPREPLY=()
+    while IFS= read -r word; do COMPREPLY+=("$word"); done < <(compgen -W "$1" -- "$cur")
+}
+
+_basin() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command='' options='' i
+    local commands='run score init validate plan status cat stats verify tokenize inspect bench schema help'
+    if [[ $prev == = ]]; then # --option=value is three words
+        prev=${COMP_WORDS[COMP_CWORD - 2]}
+    elif [[ $cur == = ]]; then
+        cur=''
+    fi
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        [[ ${COMP_WORDS[i]} == -* ]] || { command=${COMP_WORDS[i]}; break; }
+    done
+    case $command in
+    '') _basin_words "$commands --help --version"; return ;;
+    run) options='--shard --steal --devices --threads --set --out --overwrite --retry-failed --time-limit --quiet --json' ;;
+    score) options='--sink --window --mode --tokens --limit --bos --no-bos --text-key --id-key --ids-key --dtype --devices --threads --quiet' ;;
+    validate) options='--set' ;;
+    plan) options='--shard --devices --threads --set --out --parts --json' ;;
+    status) options='--failed --json' ;;
+    cat) options='--tokens --id --setting --fields --tsv --follow' ;;
+    stats) options='--json' ;;
+    tokenize) options='--no-special --decode --text-key --id-key' ;;
+    inspect) options='--json' ;;
+    bench) options='--threads --seconds --dtype --json' ;;
+    *) ;;
+    esac
+    case $command$prev in
+    run--shard | run--threads | run--set | run--time-limit | score--sink | score--window | \
+        score--limit | score--text-key | score--id-key | score--ids-key | score--threads | \
+        validate--set | plan--shard | plan--threads | plan--set | cat--id | cat--setting | \
+        cat--fields | tokenize--text-key | tokenize--id-key | bench--threads | bench--seconds) return ;;
+    run--devices | score--devices | plan--devices) _basin_words 'auto cpu cuda cuda:0'; return ;;
+    run--out | plan--out) _basin_files -d; return ;;
+    score--mode) _basin_words 'sink window dense'; return ;;
+    score--dtype | bench--dtype) _basin_words 'auto f32 bf16'; return ;;
+    esac
+    if [[ $cur == -* ]]; then
+        _basin_words "$options --help"
+        return
+    fi
+    case $command in
+    run | validate | plan) _basin_files -f '*.json' ;;
+    score | init | tokenize | inspect | bench) _basin_files -f ;;
+    status | cat | stats | verify) _basin_files -d ;;
+    help) _basin_words "$commands" ;;
+    esac
+}
+complete -F _basin basin

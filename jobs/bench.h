@@ -1,0 +1,47 @@
+/* How fast a model is scored here, against what the machine can do. */
+#ifndef BASIN_JOBS_BENCH_H
+#define BASIN_JOBS_BENCH_H
+
+#include "base/cpu.h"
+#include "base/err.h"
+#include "core/span.h"
+
+/* Limits of the CPU for one dtype and number of threads. */
+struct bench_peak {
+    enum dtype dtype; /* DT_F32 or DT_BF16 */
+    int n_thread;
+    char device[96]; /* for people */
+    double flops;    /* operations a second, a multiply-add counts two */
+    double read_bytes;
+};
+/* Measures for about `seconds` each. Errors: E_UNSUPPORTED (instruction set), E_NOMEM. */
+enum status bench_peak(struct bench_peak *out, enum dtype dtype, enum cpu_isa isa, int n_thread,
+                       double seconds, struct err *e) WARN_UNUSED;
+
+/* Scoring with a full cache of S + W tokens. */
+struct bench_speed {
+    int64_t n_sink, n_win;
+    int64_t tokens;
+    double seconds; /* wall time of the tokens */
+    /* Of `seconds`, by stage. DEV_OTHER holds all that is in no other stage, also off the device. */
+    double stage[DEV_STAGE_COUNT];
+    /* Operations that a token needs: DEV_LINEAR, DEV_ATTEND and DEV_HEAD, 0 elsewhere. */
+    double flops[DEV_STAGE_COUNT];
+};
+
+struct bench; /* opaque: a model on this CPU, as `basin run` opens it */
+
+/* dtype: "auto" (as a job has it), "f32" or "bf16". Errors: as model_open, E_UNSUPPORTED. */
+enum status bench_open(struct bench **out, const char *model, const char *dtype, enum cpu_isa isa,
+                       int n_thread, struct err *e) WARN_UNUSED;
+void bench_close(struct bench *b);
+enum dtype bench_dtype(const struct bench *b);
+const struct model *bench_model(const struct bench *b);
+int64_t bench_span_rows(const struct bench *b);
+
+/* Scores made-up tokens, in spans as a run has them: first until the cache is full, then for
+ * `seconds`, which count. Errors: E_NOMEM, E_FORMAT (weights with NaN), E_IO. */
+enum status bench_score(struct bench *b, int64_t n_sink, int64_t n_win, double seconds,
+                        struct bench_speed *out, struct err *e) WARN_UNUSED;
+
+#endif
