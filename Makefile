@@ -12,6 +12,8 @@ DESTDIR ?=
 OUT     := build/$(FLAVOUR)
 VERSION := 0.1.0
 
+-include build/deps.mk
+
 # The libraries, named once: Debian package -> header that proves it is there.
 APT_LIBS  := libjansson-dev liblz4-dev libxxhash-dev libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev
 APT_TOOLS := gcc make git scdoc
@@ -86,8 +88,8 @@ $(OUT)/tools/bench/%: $(OUT)/tools/bench/%.o $(LIB)
 -include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d)
 
 .PHONY: setup demo test test-all test-programs asan ubsan tsan valgrind fuzz fuzz-programs fuzz-link fuzz-coverage lint format man install clean help
-setup: ## install what is missing (Debian packages); without root, print the line to run
-	@tools/setup $(APT_TOOLS) $(APT_LIBS) $(APT_TESTS)
+setup: ## install what is missing (Debian packages); PREFIX=DIR: unpack it there, without root
+	@tools/setup $(if $(filter command line,$(origin PREFIX)),--prefix $(PREFIX)) $(APT_TOOLS) $(APT_LIBS) $(APT_TESTS)
 
 demo: setup ## build, score the embedded book with the embedded model, print the tables
 	@$(MAKE) --no-print-directory -s -j$$(nproc) all

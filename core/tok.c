@@ -353,6 +353,7 @@ bool tok_is_special(const struct tok *t, int32_t id) {
 }
 
 const char *tok_kind(const struct tok *t) {
-    (void)t; // the only kind so far
-    return "byte-level BPE";
+    static const char *const names[] = {"byte-level BPE", "BPE of characters", "SentencePiece BPE",
+                                        "unigram"}; // in the order of enum tokjson_model
+    return names[t->json->model];
 }
