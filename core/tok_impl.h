@@ -54,7 +54,7 @@ void tok_text_clear(struct tok_text *t);
 enum status tok_text_add(struct tok_text *t, struct tok_span v, struct err *e) WARN_UNUSED;
 void tok_text_drop(struct tok_text *t, size_t n);
 static inline const char *tok_text_at(const struct tok_text *t) {
-    return t->s + t->head;
+    return t->s != NULL ? t->s + t->head : NULL; // NULL + 0 is undefined in C
 }
 static inline size_t tok_text_n(const struct tok_text *t) {
     return t->tail - t->head;

@@ -228,7 +228,9 @@ enum status st_read_file(struct st_files *f, size_t i, const char *path, struct 
         TRY(read_tensor(t, it.value, file, e));
         f->n_tensors++;
     }
-    TRY(check_tiling(f->tensors + first, f->n_tensors - first, file, e));
+    // No tensor at all: no array either, and nothing may be added to NULL.
+    struct st_tensor *own = f->tensors != NULL ? f->tensors + first : NULL;
+    TRY(check_tiling(own, f->n_tensors - first, file, e));
     if (fmap_torn(file->map)) FAIL(e, E_IO, "%s: cut short while it was read", file->path);
 done:
     return st;
