@@ -101,7 +101,8 @@ test: setup ## build and run all tests; the last line counts them
 	@tools/runtests $(OUT)
 
 test-all: test ## deeper: every sanitizer, valgrind, long documents, many kills
-	@$(MAKE) --no-print-directory lint asan ubsan tsan
+	@$(MAKE) --no-print-directory lint asan ubsan tsan valgrind
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=300
 	@tools/runtests --deep $(OUT)
 
 asan ubsan: ## the test programs under ASan + UBSan, or UBSan alone

@@ -234,7 +234,7 @@ static enum status do_file(struct work *w, const char *path, const char *source,
     struct corpus_file f = {.path = path, .source = source, .fd = -1, .size = -1, .end = -1};
     const bool from_stdin = strcmp(path, "-") == 0;
     if (from_stdin) {
-        TRY(corpus_spool(STDIN_FILENO, w->tmp_dir, &f.fd, &f.size, e));
+        TRY(corpus_spool(STDIN_FILENO, w->tmp_dir, NULL, &f.fd, &f.size, e));
     } else if (w->o->decode) {
         f.fd = open(path, O_RDONLY | O_CLOEXEC);
         if (f.fd < 0) {

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
@@ -326,7 +327,20 @@ static int open_unnamed(const char *dir, struct sbuf *name, struct err *e) {
     return fd;
 }
 
-enum status corpus_spool(int from, const char *dir, int *fd, int64_t *size, struct err *e) {
+/* Waits until something can be read. A signal that comes just before the wait does not end it, so
+ * that it never lasts long. */
+static enum status await_input(int from, const struct corpus_stop *stop, struct err *e) {
+    struct pollfd p = {.fd = from, .events = POLLIN};
+    for (;;) {
+        if (stop != NULL && stop->asked(stop->ctx)) {
+            return err_fail(e, E_CANCEL, "stopped on request");
+        }
+        if (poll(&p, 1, 200) > 0) return OK; // ready, or read() will say what is wrong
+    }
+}
+
+enum status corpus_spool(int from, const char *dir, const struct corpus_stop *stop, int *fd,
+                         int64_t *size, struct err *e) {
     enum status st = OK;
     char *piece = NULL;
     struct sbuf name;
@@ -336,6 +350,7 @@ enum status corpus_spool(int from, const char *dir, int *fd, int64_t *size, stru
     if (*fd < 0) FAIL(e, E_OUTPUT, "%s: cannot create a temporary file", dir);
     TRY(mem_alloc64(&piece, CURSOR_BYTES, 1, e));
     for (;;) {
+        if (from >= 0) TRY(await_input(from, stop, e));
         const ssize_t k = read(from, piece, CURSOR_BYTES);
         if (k < 0 && errno == EINTR) continue;
         if (k < 0) {

@@ -99,9 +99,14 @@ int64_t corpus_place(const struct corpus *c);
 
 /* Copies what can still be read from descriptor `from` (a pipe, a terminal) to a file without a
  * name in the directory `dir`. *fd is owned by the caller; give it to corpus_file with *size.
- * Constant memory. Errors: E_OUTPUT (nothing can be created in `dir`), E_IO. */
-enum status corpus_spool(int from, const char *dir, int *fd, int64_t *size,
-                         struct err *e) WARN_UNUSED;
+ * Constant memory. stop (may be NULL) is asked several times a second while nothing comes.
+ * Errors: E_OUTPUT (nothing can be created in `dir`), E_IO, E_CANCEL (asked to stop). */
+struct corpus_stop {
+    bool (*asked)(void *ctx);
+    void *ctx;
+};
+enum status corpus_spool(int from, const char *dir, const struct corpus_stop *stop, int *fd,
+                         int64_t *size, struct err *e) WARN_UNUSED;
 
 /* The kind a path's suffix names, in front of .gz, .zst or .lz4 (unpack_kind_of()). `keys_given`:
  * the manifest names a text_key or ids_key, which makes JSON lines of an unknown suffix. Errors:

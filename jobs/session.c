@@ -169,7 +169,8 @@ enum status session_spool_stdin(struct session *s, const char *dir, struct err *
         if (strcmp(f->source, "-") != 0 || f->fd >= 0) continue;
         int64_t size = 0;
         int fd = -1;
-        TRY(corpus_spool(STDIN_FILENO, dir, &fd, &size, e));
+        const struct corpus_stop stop = {s->o->hooks.stop, s->o->hooks.ctx};
+        TRY(corpus_spool(STDIN_FILENO, dir, stop.asked != NULL ? &stop : NULL, &fd, &size, e));
         f->fd = fd;
         f->size = f->end = size;
     }

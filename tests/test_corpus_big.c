@@ -44,7 +44,7 @@ static void test_spool(void **state) {
         _exit(0);
     }
     close(ends[1]);
-    assert_int_equal(corpus_spool(ends[0], "/tmp", &fd, &size, &e), OK);
+    assert_int_equal(corpus_spool(ends[0], "/tmp", NULL, &fd, &size, &e), OK);
     close(ends[0]);
     waitpid(child, NULL, 0);
     const struct corpus_file f = {
@@ -58,9 +58,9 @@ static void test_spool(void **state) {
     assert_int_equal(docs, 30000);
     corpus_close(c);
     close(fd);
-    assert_int_equal(corpus_spool(-1, "/tmp", &fd, &size, NULL), E_IO);
+    assert_int_equal(corpus_spool(-1, "/tmp", NULL, &fd, &size, NULL), E_IO);
     assert_int_equal(fd, -1);
-    assert_int_equal(corpus_spool(0, "/none", &fd, &size, NULL), E_OUTPUT);
+    assert_int_equal(corpus_spool(0, "/none", NULL, &fd, &size, NULL), E_OUTPUT);
 }
 
 enum { BIG = 30 << 20 };

@@ -125,3 +125,17 @@ newest() { ls "$1"/run/*.json 2>/dev/null | tail -n 1; }
     "$BASIN" cat live --tokens >all
     head -n "$(wc -l <seen)" all | cmp - seen
 }
+
+@test "a signal while standard input is waited for" {
+    mkfifo pipe
+    sleep 60 >pipe &
+    writer=$!
+    "$BASIN" score "$MODEL" - <pipe >/dev/null 2>&1 &
+    pid=$!
+    sleep 1
+    kill -TERM $pid
+    status=0
+    wait $pid || status=$?
+    kill $writer
+    [ $status -eq 75 ]
+}
