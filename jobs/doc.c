@@ -26,27 +26,9 @@ done:
     return st;
 }
 
-enum status doc_reserve(struct doc *d, size_t n, struct err *e) {
-    enum status st = OK;
-    size_t cap = d->cap_block;
-    if (n <= cap) goto done;
-    TRY(mem_grow(&d->block_ids, &cap, n, sizeof *d->block_ids, e));
-    for (int i = 0; i < d->n_setting; i++) {
-        size_t same = d->cap_block; // all of them are as long as the ids
-        TRY(mem_grow(&d->tracks[i].logp, &same, n, sizeof *d->tracks[i].logp, e));
-    }
-    d->cap_block = cap;
-done:
-    return st;
-}
-
 void doc_free(struct doc *d) {
     if (d == NULL) return;
-    for (int i = 0; d->tracks != NULL && i < d->n_setting; i++) {
-        cache_close(d->tracks[i].cache);
-        mem_free(d->tracks[i].logp);
-    }
-    mem_free(d->block_ids);
+    for (int i = 0; d->tracks != NULL && i < d->n_setting; i++) cache_close(d->tracks[i].cache);
     mem_free(d->tracks);
     mem_free(d->id);
     mem_free(d);

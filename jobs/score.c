@@ -211,8 +211,6 @@ done:
 static enum status add_entry(struct scorer *s, struct doc *d, int32_t id, const double *logp,
                              int64_t stride, struct err *e) {
     const int64_t at = d->n_entries % DOC_BLOCK;
-    const enum status st = doc_reserve(d, (size_t)at + 1, e);
-    if (st != OK) return st;
     d->block_ids[at] = id;
     for (int i = 0; i < s->n_setting; i++) {
         struct doc_track *t = &d->tracks[i];

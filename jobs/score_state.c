@@ -41,12 +41,12 @@ enum status score_save(struct scorer *s, const struct doc *d, struct sbuf *out, 
     sbuf_add(out, head.s, head.n);
     sbuf_add(out, &d->n_done, sizeof d->n_done);
     sbuf_add(out, &d->n_entries, sizeof d->n_entries);
-    sbuf_add(out, d->block_ids, n_block * sizeof *d->block_ids);
+    sbuf_add(out, d->block_ids, n_block * sizeof d->block_ids[0]);
     for (int i = 0; i < s->n_setting; i++) {
         const struct doc_track *t = &d->tracks[i];
         sbuf_add(out, &t->sum, sizeof t->sum);
         sbuf_add(out, &t->n_scored, sizeof t->n_scored);
-        sbuf_add(out, t->logp, n_block * sizeof *t->logp);
+        sbuf_add(out, t->logp, n_block * sizeof t->logp[0]);
         TRY(cache_save(t->cache, out, e));
     }
     TRY(sbuf_status(out, e));
@@ -126,14 +126,13 @@ enum status score_restore(struct scorer *s, struct doc *d, const struct sbuf *st
     TRY(take(&c, &n_entries, sizeof n_entries, e));
     if (n_done < 1 || n_entries != n_done + 1) FAIL(e, E_FORMAT, "its position makes no sense");
     const size_t n_block = (size_t)(n_entries % DOC_BLOCK);
-    TRY(doc_reserve(d, DOC_BLOCK, e));
     TRY(take(&c, block, n_block * sizeof block[0], e));
     for (int i = 0; i < s->n_setting; i++) {
         struct doc_track *t = &d->tracks[i];
         size_t used = 0;
         TRY(take(&c, &t->sum, sizeof t->sum, e));
         TRY(take(&c, &t->n_scored, sizeof t->n_scored, e));
-        TRY(take(&c, t->logp, n_block * sizeof *t->logp, e));
+        TRY(take(&c, t->logp, n_block * sizeof t->logp[0], e));
         TRY(cache_restore(t->cache, c.p, (size_t)(c.end - c.p), &used, e));
         c.p += used;
         if (cache_pos(t->cache) != n_done) FAIL(e, E_FORMAT, "its caches are at another position");
