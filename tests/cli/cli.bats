@@ -324,6 +324,14 @@ JSON
     expect 73 "$BASIN" run job.json --out a.txt/sub
 }
 
+@test "a job goes on with another span and where its results were moved to" {
+    make_job
+    expect 0 "$BASIN" run job.json --quiet
+    mv out moved
+    expect 0 "$BASIN" run job.json --out moved --set compute.span_tokens=64
+    says "nothing to do"
+}
+
 @test "--out is relative to the working directory, the manifest's path to the manifest" {
     make_job
     mkdir elsewhere
