@@ -324,6 +324,14 @@ JSON
     expect 73 "$BASIN" run job.json --out a.txt/sub
 }
 
+@test "an end of the Slurm job that is over stops what is left, one far away nothing" {
+    make_job
+    SLURM_JOB_END_TIME=1 expect 75 "$BASIN" run job.json
+    SLURM_JOB_END_TIME=4611686018427387903 expect 0 "$BASIN" run job.json --quiet
+    SLURM_JOB_END_TIME=1 expect 0 "$BASIN" run job.json # there is nothing to stop
+    says "nothing to do"
+}
+
 @test "a job goes on with another span and where its results were moved to" {
     make_job
     expect 0 "$BASIN" run job.json --quiet
