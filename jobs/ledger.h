@@ -64,6 +64,7 @@ enum status ledger_write_run(struct ledger *l, const char *json, struct err *e) 
 enum { LEDGER_NAME = 64 };
 void ledger_name(char name[LEDGER_NAME], enum ledger_stream s, int part, int n_part);
 
+/* Whether its results are there, and its tokens if this job has them. */
 bool ledger_is_published(const struct ledger *l, int part);
 /* Whether this run has nothing to do on `part`: it is published, and without errors if those are to
  * be done anew. */

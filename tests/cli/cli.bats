@@ -416,6 +416,14 @@ JSON
     printf '\x00' | dd of="$file" bs=1 seek=40 conv=notrunc 2> /dev/null
     expect 74 "$BASIN" verify out
     shows "$(basename "$file")"
+    rm "$file"
+    expect 0 "$BASIN" status out
+    shows "finished   no"
+    expect 0 "$BASIN" run job.json --quiet
+    expect 0 "$BASIN" verify out
+    rm "$(ls out/tokens-*.lz4 | head -n 1)" # as told of a damaged one
+    expect 0 "$BASIN" run job.json --quiet
+    expect 0 "$BASIN" verify out
     expect 66 "$BASIN" verify nowhere
     expect 66 "$BASIN" status nowhere
     expect 66 "$BASIN" cat nowhere
