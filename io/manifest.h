@@ -135,9 +135,4 @@ void man_canonical(const struct manifest *m, struct sbuf *out);
  * settings of one name, a source that is listed twice in two ways, bytes of names. */
 void man_schema(struct sbuf *out);
 
-/* True when two effective manifests describe different jobs; `field` then receives the place of the
- * first difference ("$.cache[1].window_tokens"). output.path and compute.span_tokens do not count:
- * they change where results lie and how fast they come, never what they are. */
-bool man_identity_diff(const struct jnode *a, const struct jnode *b, struct sbuf *field);
-
 #endif

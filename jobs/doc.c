@@ -28,10 +28,26 @@ done:
 
 void doc_free(struct doc *d) {
     if (d == NULL) return;
-    for (int i = 0; d->tracks != NULL && i < d->n_setting; i++) cache_close(d->tracks[i].cache);
+    for (int i = 0; d->tracks != NULL && i < d->n_setting; i++) {
+        cache_close(d->tracks[i].cache);
+        mem_free(d->tracks[i].logp);
+    }
     mem_free(d->tracks);
+    mem_free(d->block_ids);
     mem_free(d->id);
     mem_free(d);
+}
+
+enum status doc_open_block(struct doc *d, struct err *e) {
+    enum status st = OK;
+    if (d->block_ids != NULL) goto done;
+    for (int i = 0; i < d->n_setting; i++) {
+        if (d->tracks[i].logp != NULL) continue;
+        TRY(mem_zalloc(&d->tracks[i].logp, DOC_BLOCK, sizeof(double), e));
+    }
+    TRY(mem_zalloc(&d->block_ids, DOC_BLOCK, sizeof *d->block_ids, e));
+done:
+    return st;
 }
 
 enum status doc_reader_init(struct doc_reader *r, const struct tok *tok, const struct manifest *man,

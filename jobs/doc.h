@@ -19,7 +19,7 @@ struct doc_track {
     struct cache *cache; /* owned; NULL once the document is through */
     struct num_sum sum;  /* of log-probabilities, natural log */
     int64_t n_scored;
-    double logp[DOC_BLOCK]; /* of the block in progress; the first token's is NaN */
+    double *logp; /* owned [DOC_BLOCK]: of the block in progress; the first token's is NaN */
 };
 
 struct doc {
@@ -38,11 +38,11 @@ struct doc {
     char text_hash[HASH_TEXT]; /* when ended; "" for ids */
 
     /* what has been scored */
-    int64_t n_fed;     /* positions given to spans */
-    int64_t n_done;    /* positions whose results are in: equals the caches' position */
-    int64_t n_entries; /* tokens that have their entry in a token row, in blocks of DOC_BLOCK */
-    int32_t only_id;   /* of a document of one token, which no row ever carries */
-    int32_t block_ids[DOC_BLOCK];
+    int64_t n_fed;      /* positions given to spans */
+    int64_t n_done;     /* positions whose results are in: equals the caches' position */
+    int64_t n_entries;  /* tokens that have their entry in a token row, in blocks of DOC_BLOCK */
+    int32_t only_id;    /* of a document of one token, which no row ever carries */
+    int32_t *block_ids; /* owned [DOC_BLOCK]; it and logp NULL until doc_open_block() */
     struct doc_track *tracks; /* owned [n_setting] */
     int n_setting;
     struct err failure; /* code OK while the document is well */
@@ -51,6 +51,9 @@ struct doc {
 enum status doc_new(struct doc **out, const struct corpus_doc *from, int slice, int n_setting,
                     struct err *e) WARN_UNUSED;
 void doc_free(struct doc *d);
+/* Memory for the block in progress, if d has none yet: thousands of documents may wait for their
+ * results, under up to 64 settings, while one at a time receives them. */
+enum status doc_open_block(struct doc *d, struct err *e) WARN_UNUSED;
 
 /* Reads one document at a time: text through the tokenizer, or ids. */
 struct doc_reader {

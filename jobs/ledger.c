@@ -166,7 +166,9 @@ bool ledger_has_results(const char *dir, int part, int n_part) {
 }
 
 bool ledger_is_published(const struct ledger *l, int part) {
-    return ledger_has_results(l->dir, part, l->n_part);
+    // Somebody who removes a damaged tokens file wants it made again, not missed in silence.
+    return ledger_has_results(l->dir, part, l->n_part) &&
+           (!l->tokens || published_stamp(l->dir, LEDGER_TOKENS, part, l->n_part).there);
 }
 
 bool ledger_is_settled(const struct ledger *l, int part) {

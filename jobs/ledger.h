@@ -37,7 +37,8 @@ struct ledger; /* opaque: an output directory opened for a run */
 struct ledger_config {
     const char *dir;
     const char *job_json; /* an object; members "identity" and "parts" are compared with those of
-                             the directory's own job, the rest is for people */
+                             the directory's own job, the rest is for people; output.path and
+                             compute.span_tokens of "identity"'s "manifest" may differ */
     int n_part;
     bool tokens;         /* parts have a tokens file */
     bool overwrite;      /* throw away what another job left here */
@@ -63,6 +64,7 @@ enum status ledger_write_run(struct ledger *l, const char *json, struct err *e) 
 enum { LEDGER_NAME = 64 };
 void ledger_name(char name[LEDGER_NAME], enum ledger_stream s, int part, int n_part);
 
+/* Whether its results are there, and its tokens if this job has them. */
 bool ledger_is_published(const struct ledger *l, int part);
 /* Whether this run has nothing to do on `part`: it is published, and without errors if those are to
  * be done anew. */

@@ -76,7 +76,7 @@ void ledger_put_done(struct sbuf *path, const char *dir, int part);
 void ledger_put_work(struct sbuf *path, const char *dir, int part, const char *attempt,
                      const char *file); /* attempt and file may be NULL */
 
-bool ledger_has_results(const char *dir, int part, int n_part); /* ledger_is_published() by dir */
+bool ledger_has_results(const char *dir, int part, int n_part); /* done, as readers see it */
 
 /* ---- commits and states (ledger_commit.c) ---- */
 

@@ -75,9 +75,16 @@ static bool same_scalar(const struct jnode *a, const struct jnode *b) {
     return true;
 }
 
+// Where results lie and how fast they come, never what they are.
+static bool is_free(const char *place) {
+    return strcmp(place, "$.manifest.output.path") == 0 ||
+           strcmp(place, "$.manifest.compute.span_tokens") == 0;
+}
+
 // a or b may be NULL: absent. Leaves the first difference in d.
 static bool differs(const struct jnode *a, const struct jnode *b, struct difference *d) {
     const size_t mark = d->place.n;
+    if (is_free(sbuf_str(&d->place))) return false;
     d->there = a;
     d->here = b;
     if (a == NULL || b == NULL || json_kind_of(a) != json_kind_of(b)) return true;

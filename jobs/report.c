@@ -74,7 +74,8 @@ enum status report_status(const char *dir, struct report_status *out, struct sbu
     }
     sbuf_printf(&path, "%s/_SUCCESS", dir);
     TRY(sbuf_status(&path, e));
-    out->success = access(path.s, F_OK) == 0;
+    // Files may have been removed since _SUCCESS was written.
+    out->success = access(path.s, F_OK) == 0 && out->published == out->n_part;
 done:
     sbuf_fini(&path);
     return st;

@@ -70,7 +70,12 @@ static enum status check_file(struct check *c, enum ledger_stream s,
     *lines = -1;
     const bool there = access(c->path.s, F_OK) == 0;
     if (recorded != NULL && recorded->there != there) {
-        finding(c, "%s: %s", c->path.s, there ? "not in the part's record" : "missing");
+        // A part is done with its results and tokens there: without errors it would stay so.
+        finding(c, "%s: %s", c->path.s,
+                there ? "not in the part's record"
+                : s == LEDGER_ERRORS
+                    ? "missing; to have it made again, remove the part's results too"
+                    : "missing");
     }
     if (!there) goto done;
     if (s != LEDGER_ERRORS) TRY(check_frames(c, lines, e));

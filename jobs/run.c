@@ -41,8 +41,10 @@ static bool must_stop(void *ctx) {
 
 static void set_deadline(struct run *r) {
     const int64_t now = clock_ns();
+    const int64_t last_s = INT64_MAX / 1000000000; // an end behind it is no end
     if (r->o->time_limit_s > 0) r->deadline_ns = now + (int64_t)(r->o->time_limit_s * 1e9);
-    if (r->o->end_unix_s > 0) { // the scheduler's word: be gone ten seconds earlier
+    if (r->o->end_unix_s > 0 && r->o->end_unix_s <= last_s) {
+        // the scheduler's word: be gone ten seconds earlier
         const int64_t left = (r->o->end_unix_s - 10) * 1000000000 - clock_unix_ns();
         const int64_t at = now + (left > 1 ? left : 1);
         if (r->deadline_ns == 0 || at < r->deadline_ns) r->deadline_ns = at;
@@ -238,7 +240,9 @@ static enum status run_parts(struct run *r, bool mine, int *n_held, bool *no_loc
         struct err why = {0};
         bool held = false;
         if ((r->rank_of_part[i] == r->o->rank.i) != mine) continue;
-        if (must_stop(r)) FAIL(e, E_CANCEL, "stopped on request");
+        // Asked only where there is work to give up: a job that is all done is done, not stopped.
+        const bool settled = ledger_is_settled(r->ledger, i);
+        if (!settled && must_stop(r)) FAIL(e, E_CANCEL, "stopped on request");
         st = run_part(r, i, &held, no_locks, &why);
         if (held) ++*n_held;
         if (st == E_NOINPUT) {

@@ -175,7 +175,7 @@ static enum status fill_span(struct scorer *s, bool *end, struct err *e) {
             TRY(open_next(s, end, e));
             if (*end) break;
             if (s->docs[s->n_doc - 1]->failure.code != OK) {
-                if (s->n_doc >= SCORE_DOCS_MOST) break;
+                if (s->n_doc * s->n_setting >= SCORE_TRACKS_MOST) break;
                 continue;
             }
         }
@@ -183,7 +183,8 @@ static enum status fill_span(struct scorer *s, bool *end, struct err *e) {
         TRY(feed(s, &through, e));
         if (!through) break; // the span is full
         s->reader.doc = NULL;
-        if (s->n_doc >= SCORE_DOCS_MOST) break; // documents without rows must not pile up
+        // Documents without rows must not pile up.
+        if (s->n_doc * s->n_setting >= SCORE_TRACKS_MOST) break;
     }
 done:
     return st;
@@ -210,7 +211,9 @@ done:
  * first. */
 static enum status add_entry(struct scorer *s, struct doc *d, int32_t id, const double *logp,
                              int64_t stride, struct err *e) {
+    enum status st = OK;
     const int64_t at = d->n_entries % DOC_BLOCK;
+    TRY(doc_open_block(d, e));
     d->block_ids[at] = id;
     for (int i = 0; i < s->n_setting; i++) {
         struct doc_track *t = &d->tracks[i];
@@ -221,7 +224,7 @@ static enum status add_entry(struct scorer *s, struct doc *d, int32_t id, const 
             err_fail(&d->failure, E_FORMAT,
                      "setting %s: the model's logits are not finite at token %lld",
                      s->cfg.man->settings[i].name, (long long)d->n_entries);
-            return OK;
+            goto done;
         }
         num_sum_add(&t->sum, x);
         t->n_scored++;
@@ -229,7 +232,9 @@ static enum status add_entry(struct scorer *s, struct doc *d, int32_t id, const 
         s->totals.num_scored++;
     }
     d->n_entries++;
-    return d->n_entries % DOC_BLOCK == 0 ? emit_block(s, d, DOC_BLOCK, e) : OK;
+    if (d->n_entries % DOC_BLOCK == 0) TRY(emit_block(s, d, DOC_BLOCK, e));
+done:
+    return st;
 }
 
 static enum status first_entry(struct scorer *s, struct doc *d, int32_t id, struct err *e) {

@@ -4,7 +4,8 @@
 
 #include "jobs/score.h"
 
-enum { SCORE_DOCS_MOST = 4096 }; /* documents in flight: bounds memory when they are tiny or bad */
+/* Documents in flight x settings: bounds memory when documents are tiny or bad. */
+enum { SCORE_TRACKS_MOST = 4096 };
 
 /* Rows of one document in the span: n rows a setting, setting by setting from `row` on. */
 struct score_piece {

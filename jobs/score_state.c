@@ -116,6 +116,7 @@ enum status score_restore(struct scorer *s, struct doc *d, const struct sbuf *st
     int64_t n_head = 0, n_done = 0, n_entries = 0;
     sbuf_init(&head);
     if (d->failure.code != OK) FAIL(e, E_FORMAT, "the document cannot be read any more");
+    TRY(doc_open_block(d, e));
     print_head(s, d, &head);
     TRY(sbuf_status(&head, e));
     TRY(take(&c, &n_head, sizeof n_head, e));

@@ -180,6 +180,51 @@ static void test_other_job(void **state) {
     sbuf_fini(&text);
 }
 
+static void test_what_makes_a_job(void **state) {
+    (void)state;
+    static const struct {
+        const char *a, *b, *field; /* field NULL: the same job */
+    } rows[] = {
+        {"{\"a\":1,\"b\":[1,2]}", "{\"b\":[1,2],\"a\":1}", NULL},
+        {"{\"manifest\":{\"output\":{\"path\":\"x\",\"part_bytes\":1}}}",
+         "{\"manifest\":{\"output\":{\"path\":\"y\",\"part_bytes\":1}}}", NULL},
+        {"{\"manifest\":{\"output\":{\"path\":\"x\",\"part_bytes\":1}}}",
+         "{\"manifest\":{\"output\":{\"path\":\"x\",\"part_bytes\":2}}}",
+         "$.manifest.output.part_bytes"},
+        {"{\"manifest\":{\"compute\":{\"span_tokens\":0}}}",
+         "{\"manifest\":{\"compute\":{\"span_tokens\":8}}}", NULL},
+        {"{\"manifest\":{\"compute\":{\"span_tokens\":0}}}", "{\"manifest\":{\"compute\":{}}}",
+         NULL},
+        {"{\"manifest\":{\"compute\":{\"dtype\":\"f32\"}}}",
+         "{\"manifest\":{\"compute\":{\"dtype\":\"bf16\"}}}", "$.manifest.compute.dtype"},
+        {"{\"cache\":[{\"s\":1},{\"s\":2}]}", "{\"cache\":[{\"s\":1},{\"s\":3}]}", "$.cache[1].s"},
+        {"{\"cache\":[{\"s\":1}]}", "{\"cache\":[{\"s\":1},{\"s\":3}]}", "$.cache[1]"},
+        {"{\"cache\":[1,2]}", "{\"cache\":[1]}", "$.cache[1]"},
+        {"{\"a\":1,\"b\":2}", "{\"a\":1}", "$.b"},
+        {"{\"a\":1}", "{\"a\":1,\"b\":2}", "$.b"},
+        {"{\"a\":\"x\"}", "{\"a\":1}", "$.a"},
+        {"{\"a\":\"x\\u0000y\"}", "{\"a\":\"x\\u0000z\"}", "$.a"},
+        {"{\"a\":true}", "{\"a\":false}", "$.a"},
+        {"{\"a\":1.5}", "{\"a\":2.5}", "$.a"},
+        {"{\"a\":1.5}", "{\"a\":1.5}", NULL},
+        {"{\"a\":null}", "{\"a\":null}", NULL},
+        {"{\"a\":\"x\"}", "{\"a\":\"xy\"}", "$.a"},
+        {"1", "2", "$"},
+    };
+    for (size_t i = 0; i < COUNTOF(rows); i++) {
+        struct err e;
+        char job[256], says[128];
+        snprintf(job, sizeof job, "{\"identity\":%s,\"parts\":[1]}", rows[i].a);
+        assert_int_equal(open_as(job, false, 1, &e), OK);
+        snprintf(job, sizeof job, "{\"identity\":%s,\"parts\":[1]}", rows[i].b);
+        const bool same = rows[i].field == NULL;
+        assert_int_equal(open_as(job, false, 1, &e), same ? OK : E_OUTPUT);
+        snprintf(says, sizeof says, "another job: %s is ", same ? "" : rows[i].field);
+        if (!same) assert_non_null(strstr(e.msg, says));
+        tree_remove(out);
+    }
+}
+
 static void test_foreign_directory(void **state) {
     (void)state;
     struct err e = {.code = OK};
@@ -403,6 +448,7 @@ int main(void) {
         cmocka_unit_test_setup(test_two_attempts, clear),
         cmocka_unit_test_setup(test_held, clear),
         cmocka_unit_test_setup(test_other_job, clear),
+        cmocka_unit_test_setup(test_what_makes_a_job, clear),
         cmocka_unit_test_setup(test_foreign_directory, clear),
         cmocka_unit_test_setup(test_overwrite_while_running, clear),
         cmocka_unit_test_setup(test_retry_failed, clear),

@@ -433,50 +433,6 @@ static void test_round_trip(void **state) {
     assert_true(n >= 8);
 }
 
-static void test_identity(void **state) {
-    (void)state;
-    static const struct {
-        const char *a, *b, *field; /* field NULL: the same job */
-    } rows[] = {
-        {"{\"a\":1,\"b\":[1,2]}", "{\"b\":[1,2],\"a\":1}", NULL},
-        {"{\"output\":{\"path\":\"x\",\"part_bytes\":1}}",
-         "{\"output\":{\"path\":\"y\",\"part_bytes\":1}}", NULL},
-        {"{\"output\":{\"path\":\"x\",\"part_bytes\":1}}",
-         "{\"output\":{\"path\":\"x\",\"part_bytes\":2}}", "$.output.part_bytes"},
-        {"{\"compute\":{\"span_tokens\":0}}", "{\"compute\":{\"span_tokens\":8}}", NULL},
-        {"{\"compute\":{\"span_tokens\":0}}", "{\"compute\":{}}", NULL},
-        {"{\"compute\":{\"dtype\":\"f32\"}}", "{\"compute\":{\"dtype\":\"bf16\"}}",
-         "$.compute.dtype"},
-        {"{\"cache\":[{\"s\":1},{\"s\":2}]}", "{\"cache\":[{\"s\":1},{\"s\":3}]}", "$.cache[1].s"},
-        {"{\"cache\":[{\"s\":1}]}", "{\"cache\":[{\"s\":1},{\"s\":3}]}", "$.cache[1]"},
-        {"{\"cache\":[1,2]}", "{\"cache\":[1]}", "$.cache[1]"},
-        {"{\"a\":1,\"b\":2}", "{\"a\":1}", "$.b"},
-        {"{\"a\":1}", "{\"a\":1,\"b\":2}", "$.b"},
-        {"{\"a\":\"x\"}", "{\"a\":1}", "$.a"},
-        {"{\"a\":\"x\\u0000y\"}", "{\"a\":\"x\\u0000z\"}", "$.a"},
-        {"{\"a\":true}", "{\"a\":false}", "$.a"},
-        {"{\"a\":1.5}", "{\"a\":2.5}", "$.a"},
-        {"{\"a\":1.5}", "{\"a\":1.5}", NULL},
-        {"{\"a\":null}", "{\"a\":null}", NULL},
-        {"{\"a\":\"x\"}", "{\"a\":\"x\"}", NULL},
-        {"{\"a\":\"x\"}", "{\"a\":\"xy\"}", "$.a"},
-        {"1", "2", "$"},
-    };
-    for (size_t i = 0; i < COUNTOF(rows); i++) {
-        struct json *a = NULL, *b = NULL;
-        struct sbuf field;
-        sbuf_init(&field);
-        assert_int_equal(json_open_text(&a, "a", rows[i].a, strlen(rows[i].a), NULL), OK);
-        assert_int_equal(json_open_text(&b, "b", rows[i].b, strlen(rows[i].b), NULL), OK);
-        const bool differ = man_identity_diff(json_root(a), json_root(b), &field);
-        assert_int_equal(differ, rows[i].field != NULL);
-        assert_string_equal(sbuf_str(&field), rows[i].field != NULL ? rows[i].field : "");
-        sbuf_fini(&field);
-        json_close(a);
-        json_close(b);
-    }
-}
-
 /* ---- memory that runs out ---- */
 
 // Fails each allocation in turn until man_load ends as it does with enough memory.
@@ -592,7 +548,6 @@ int main(void) {
         cmocka_unit_test(test_load_with_sets),
         cmocka_unit_test(test_canonical_text),
         cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_identity),
         cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_schema),
         cmocka_unit_test(test_invalid),

@@ -324,6 +324,22 @@ JSON
     expect 73 "$BASIN" run job.json --out a.txt/sub
 }
 
+@test "an end of the Slurm job that is over stops what is left, one far away nothing" {
+    make_job
+    SLURM_JOB_END_TIME=1 expect 75 "$BASIN" run job.json
+    SLURM_JOB_END_TIME=4611686018427387903 expect 0 "$BASIN" run job.json --quiet
+    SLURM_JOB_END_TIME=1 expect 0 "$BASIN" run job.json # there is nothing to stop
+    says "nothing to do"
+}
+
+@test "a job goes on with another span and where its results were moved to" {
+    make_job
+    expect 0 "$BASIN" run job.json --quiet
+    mv out moved
+    expect 0 "$BASIN" run job.json --out moved --set compute.span_tokens=64
+    says "nothing to do"
+}
+
 @test "--out is relative to the working directory, the manifest's path to the manifest" {
     make_job
     mkdir elsewhere
@@ -400,6 +416,14 @@ JSON
     printf '\x00' | dd of="$file" bs=1 seek=40 conv=notrunc 2> /dev/null
     expect 74 "$BASIN" verify out
     shows "$(basename "$file")"
+    rm "$file"
+    expect 0 "$BASIN" status out
+    shows "finished   no"
+    expect 0 "$BASIN" run job.json --quiet
+    expect 0 "$BASIN" verify out
+    rm "$(ls out/tokens-*.lz4 | head -n 1)" # as told of a damaged one
+    expect 0 "$BASIN" run job.json --quiet
+    expect 0 "$BASIN" verify out
     expect 66 "$BASIN" verify nowhere
     expect 66 "$BASIN" status nowhere
     expect 66 "$BASIN" cat nowhere

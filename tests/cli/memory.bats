@@ -46,3 +46,14 @@ within() { awk -v a="$1" -v b="$2" -v p="$3" 'BEGIN { d = a - b; if (d < 0) d = 
     echo "$((said / 1024)) KB said, $(cat rss) KB seen"
     within $((said / 1024)) "$(cat rss)" 15
 }
+
+@test "thousands of empty documents under many settings take no more than plan says" {
+    for i in $(seq 5000); do echo '{"token_ids": []}'; done >empty.jsonl
+    jq -n --arg model "$MODEL" '{version: 1, job: "score", model: {path: $model},
+        input: [{path: "empty.jsonl", ids_key: "token_ids"}], output: {path: "empty"},
+        cache: [range(64) | {name: "s\(.)", mode: "sink", sink_tokens: 4, window_tokens: 60}]}' >many.json
+    said=$("$BASIN" plan many.json --json | jq .memory_bytes)
+    /usr/bin/time -f '%M' -o rss "$BASIN" run many.json --quiet
+    echo "$((said / 1024)) KB said, $(cat rss) KB seen"
+    [ "$(cat rss)" -lt $((said / 1024 * 115 / 100)) ]
+}
