@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 #include <stdlib.h>
 
@@ -29,6 +30,7 @@ static void occupy_standard_streams(void) {
  * the very thread they wait for off the CPU (seen: 3.5 times slower beside one busy neighbour). The
  * runtime reads its environment before main(), so the program starts over once with the policy set. */
 static void wait_passively(char **argv) {
+    prctl(PR_SET_NAME, "basin"); // started over, the kernel would call it "exe"
     if (getenv("OMP_WAIT_POLICY") != NULL) return;
     if (setenv("OMP_WAIT_POLICY", "passive", 0) == 0) execv("/proc/self/exe", argv);
 }
