@@ -308,7 +308,7 @@ static enum status fixed_dtype(const struct manifest *man, const char *dir, bool
     dtype[0] = '\0';
     if (man->compute.dtype != MAN_DTYPE_AUTO || overwrite) goto done;
     st = ledger_read_job(&job, dir, e);
-    if (st == E_NOINPUT) {
+    if (st == E_NOINPUT || st == E_FORMAT) { // whose directory it is, the ledger says
         if (e != NULL) e->code = OK;
         st = OK;
         goto done;

@@ -321,6 +321,11 @@ JSON
     mkdir foreign && echo mine > foreign/file
     expect 73 "$BASIN" run job.json --out foreign
     [[ "$(< foreign/file)" == mine ]]
+    mkdir theirs && echo '{"jobs": 3}' > theirs/job.json
+    expect 73 "$BASIN" run job.json --out theirs
+    echo 'not JSON' > theirs/job.json
+    expect 73 "$BASIN" run job.json --out theirs --overwrite
+    [[ "$(< theirs/job.json)" == "not JSON" ]]
     expect 73 "$BASIN" run job.json --out a.txt/sub
 }
 
