@@ -210,7 +210,8 @@ static enum status run_part(struct run *r, int part, bool *held, bool *no_locks,
     if (ledger_is_settled(r->ledger, part)) goto done;
     TRY(ledger_part_open(&r->part, r->ledger, part, r->o->ignore_locks, held, no_locks, &mark,
                          &state, e));
-    if (r->part == NULL) goto done; // held, or published by another run in the meantime
+    if (r->part == NULL) goto done;       // held, or published by another run in the meantime
+    r->rank_of_part[part] = r->o->rank.i; // stolen: what it comes to is for this run to say
     r->part_number = part;
     r->begun = mark;
     r->tokens_before = score_totals(r->scorer)->tokens;

@@ -413,6 +413,14 @@ JSON
     expect 0 "$BASIN" run job.json --retry-failed
 }
 
+@test "failures in stolen parts count: 3" {
+    make_job
+    printf 'good \xff bad' > b.txt
+    expect 0 "$BASIN" run job.json --shard 5/9
+    expect 3 "$BASIN" run job.json --shard 5/9 --steal
+    says "2 documents, 1 failed"
+}
+
 @test "damaged results: verify 74 and names the file" {
     make_job
     expect 0 "$BASIN" run job.json --quiet
