@@ -200,6 +200,27 @@ static void part_event(const struct run *r, const char *kind, int part,
     sbuf_fini(&b);
 }
 
+// What is left to do of a part that is this rank's.
+static void add_work(struct run *r, int part) {
+    const int64_t bytes = r->session.plan->parts[part].bytes;
+    r->parts++;
+    if (ledger_is_settled(r->ledger, part)) return;
+    r->bytes_total = bytes < 0 || r->bytes_total < 0 ? -1 : r->bytes_total + bytes;
+}
+
+static void count_work(struct run *r) {
+    for (int i = 0; i < r->session.plan->n_part; i++) {
+        if (r->rank_of_part[i] == r->o->rank.i) add_work(r, i);
+    }
+}
+
+// A stolen part is this run's from now on: in what it shows, and in what it comes to.
+static void adopt(struct run *r, int part) {
+    if (r->rank_of_part[part] == r->o->rank.i) return;
+    r->rank_of_part[part] = r->o->rank.i;
+    add_work(r, part);
+}
+
 /* Takes, scores and publishes one part. *held: another run has it. */
 static enum status run_part(struct run *r, int part, bool *held, bool *no_locks, struct err *e) {
     enum status st = OK;
@@ -210,8 +231,8 @@ static enum status run_part(struct run *r, int part, bool *held, bool *no_locks,
     if (ledger_is_settled(r->ledger, part)) goto done;
     TRY(ledger_part_open(&r->part, r->ledger, part, r->o->ignore_locks, held, no_locks, &mark,
                          &state, e));
-    if (r->part == NULL) goto done;       // held, or published by another run in the meantime
-    r->rank_of_part[part] = r->o->rank.i; // stolen: what it comes to is for this run to say
+    if (r->part == NULL) goto done; // held, or published by another run in the meantime
+    adopt(r, part);
     r->part_number = part;
     r->begun = mark;
     r->tokens_before = score_totals(r->scorer)->tokens;
@@ -253,25 +274,10 @@ static enum status run_parts(struct run *r, bool mine, int *n_held, bool *no_loc
             continue;
         }
         if (st != OK) FAIL(e, st, "%s", why.msg);
-        if (mine && !held) r->parts_done++;
+        if (!held && r->rank_of_part[i] == r->o->rank.i) r->parts_done++;
     }
 done:
     return st;
-}
-
-static void count_work(struct run *r) {
-    r->bytes_total = 0;
-    for (int i = 0; i < r->session.plan->n_part; i++) {
-        if (r->rank_of_part[i] != r->o->rank.i) continue;
-        r->parts++;
-        if (ledger_is_settled(r->ledger, i)) continue;
-        const int64_t bytes = r->session.plan->parts[i].bytes;
-        if (bytes < 0 || r->bytes_total < 0) {
-            r->bytes_total = -1;
-        } else {
-            r->bytes_total += bytes;
-        }
-    }
 }
 
 static enum status summarize(struct run *r, struct run_result *out, struct err *e) {
