@@ -252,6 +252,10 @@ done:
     return st;
 }
 
+static bool is_stdin(const struct run *r, int part) {
+    return r->session.plan->parts[part].bytes < 0;
+}
+
 /* One pass over the parts of this rank (or, stealing, of the others). What is wrong with one part's
  * inputs does not keep the next from being done: the first such error is kept in *first. */
 static enum status run_parts(struct run *r, bool mine, int *n_held, bool *no_locks,
@@ -262,6 +266,7 @@ static enum status run_parts(struct run *r, bool mine, int *n_held, bool *no_loc
         struct err why = {0};
         bool held = false;
         if ((r->rank_of_part[i] == r->o->rank.i) != mine) continue;
+        if (!mine && is_stdin(r, i)) continue; // what this process reads there is another text
         // Asked only where there is work to give up: a job that is all done is done, not stopped.
         const bool settled = ledger_is_settled(r->ledger, i);
         if (!settled && must_stop(r)) FAIL(e, E_CANCEL, "stopped on request");
@@ -376,7 +381,7 @@ static void close_run(struct run *r) {
 
 static bool stdin_needed(const struct run *r) {
     for (int i = 0; i < r->session.plan->n_part; i++) {
-        if (r->session.plan->parts[i].bytes < 0 && r->rank_of_part[i] == r->o->rank.i &&
+        if (is_stdin(r, i) && r->rank_of_part[i] == r->o->rank.i &&
             !ledger_is_settled(r->ledger, i)) {
             return true;
         }

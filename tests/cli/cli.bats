@@ -413,6 +413,15 @@ JSON
     expect 0 "$BASIN" run job.json --retry-failed
 }
 
+@test "standard input is not stolen: each process has its own" {
+    make_job
+    expect 0 "$BASIN" run job.json --set 'input=["-"]' --shard 1/2 --steal < a.txt
+    says "1 part of other ranks still missing"
+    expect 0 "$BASIN" run job.json --set 'input=["-"]' --shard 0/2 --steal < b.txt
+    expect 0 "$BASIN" cat out --fields num_bytes
+    shows '{"num_bytes":6000}'
+}
+
 @test "failures in stolen parts count: 3" {
     make_job
     printf 'good \xff bad' > b.txt
