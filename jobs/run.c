@@ -200,6 +200,27 @@ static void part_event(const struct run *r, const char *kind, int part,
     sbuf_fini(&b);
 }
 
+// What is left to do of a part that is this rank's.
+static void add_work(struct run *r, int part) {
+    const int64_t bytes = r->session.plan->parts[part].bytes;
+    r->parts++;
+    if (ledger_is_settled(r->ledger, part)) return;
+    r->bytes_total = bytes < 0 || r->bytes_total < 0 ? -1 : r->bytes_total + bytes;
+}
+
+static void count_work(struct run *r) {
+    for (int i = 0; i < r->session.plan->n_part; i++) {
+        if (r->rank_of_part[i] == r->o->rank.i) add_work(r, i);
+    }
+}
+
+// A stolen part is this run's from now on: in what it shows, and in what it comes to.
+static void adopt(struct run *r, int part) {
+    if (r->rank_of_part[part] == r->o->rank.i) return;
+    r->rank_of_part[part] = r->o->rank.i;
+    add_work(r, part);
+}
+
 /* Takes, scores and publishes one part. *held: another run has it. */
 static enum status run_part(struct run *r, int part, bool *held, bool *no_locks, struct err *e) {
     enum status st = OK;
@@ -211,6 +232,7 @@ static enum status run_part(struct run *r, int part, bool *held, bool *no_locks,
     TRY(ledger_part_open(&r->part, r->ledger, part, r->o->ignore_locks, held, no_locks, &mark,
                          &state, e));
     if (r->part == NULL) goto done; // held, or published by another run in the meantime
+    adopt(r, part);
     r->part_number = part;
     r->begun = mark;
     r->tokens_before = score_totals(r->scorer)->tokens;
@@ -230,6 +252,10 @@ done:
     return st;
 }
 
+static bool is_stdin(const struct run *r, int part) {
+    return r->session.plan->parts[part].bytes < 0;
+}
+
 /* One pass over the parts of this rank (or, stealing, of the others). What is wrong with one part's
  * inputs does not keep the next from being done: the first such error is kept in *first. */
 static enum status run_parts(struct run *r, bool mine, int *n_held, bool *no_locks,
@@ -240,6 +266,7 @@ static enum status run_parts(struct run *r, bool mine, int *n_held, bool *no_loc
         struct err why = {0};
         bool held = false;
         if ((r->rank_of_part[i] == r->o->rank.i) != mine) continue;
+        if (!mine && is_stdin(r, i)) continue; // what this process reads there is another text
         // Asked only where there is work to give up: a job that is all done is done, not stopped.
         const bool settled = ledger_is_settled(r->ledger, i);
         if (!settled && must_stop(r)) FAIL(e, E_CANCEL, "stopped on request");
@@ -252,25 +279,10 @@ static enum status run_parts(struct run *r, bool mine, int *n_held, bool *no_loc
             continue;
         }
         if (st != OK) FAIL(e, st, "%s", why.msg);
-        if (mine && !held) r->parts_done++;
+        if (!held && r->rank_of_part[i] == r->o->rank.i) r->parts_done++;
     }
 done:
     return st;
-}
-
-static void count_work(struct run *r) {
-    r->bytes_total = 0;
-    for (int i = 0; i < r->session.plan->n_part; i++) {
-        if (r->rank_of_part[i] != r->o->rank.i) continue;
-        r->parts++;
-        if (ledger_is_settled(r->ledger, i)) continue;
-        const int64_t bytes = r->session.plan->parts[i].bytes;
-        if (bytes < 0 || r->bytes_total < 0) {
-            r->bytes_total = -1;
-        } else {
-            r->bytes_total += bytes;
-        }
-    }
 }
 
 static enum status summarize(struct run *r, struct run_result *out, struct err *e) {
@@ -308,7 +320,7 @@ static enum status fixed_dtype(const struct manifest *man, const char *dir, bool
     dtype[0] = '\0';
     if (man->compute.dtype != MAN_DTYPE_AUTO || overwrite) goto done;
     st = ledger_read_job(&job, dir, e);
-    if (st == E_NOINPUT) {
+    if (st == E_NOINPUT || st == E_FORMAT) { // whose directory it is, the ledger says
         if (e != NULL) e->code = OK;
         st = OK;
         goto done;
@@ -369,7 +381,7 @@ static void close_run(struct run *r) {
 
 static bool stdin_needed(const struct run *r) {
     for (int i = 0; i < r->session.plan->n_part; i++) {
-        if (r->session.plan->parts[i].bytes < 0 && r->rank_of_part[i] == r->o->rank.i &&
+        if (is_stdin(r, i) && r->rank_of_part[i] == r->o->rank.i &&
             !ledger_is_settled(r->ledger, i)) {
             return true;
         }

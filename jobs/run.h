@@ -54,7 +54,7 @@ enum run_end {
 struct run_result {
     enum run_end end;
     int64_t documents,
-        failed; /* of all published parts of this rank, this run's or earlier ones' */
+        failed; /* of all published parts of this rank, this run's or earlier ones', and stolen */
     int parts_missing_elsewhere; /* parts of other ranks that are not published yet */
     bool success;                /* _SUCCESS is there */
 };

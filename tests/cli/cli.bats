@@ -321,6 +321,11 @@ JSON
     mkdir foreign && echo mine > foreign/file
     expect 73 "$BASIN" run job.json --out foreign
     [[ "$(< foreign/file)" == mine ]]
+    mkdir theirs && echo '{"jobs": 3}' > theirs/job.json
+    expect 73 "$BASIN" run job.json --out theirs
+    echo 'not JSON' > theirs/job.json
+    expect 73 "$BASIN" run job.json --out theirs --overwrite
+    [[ "$(< theirs/job.json)" == "not JSON" ]]
     expect 73 "$BASIN" run job.json --out a.txt/sub
 }
 
@@ -406,6 +411,23 @@ JSON
     expect 3 "$BASIN" run job.json # it stays so until it is retried
     tail -c 10 "$TEXT" > b.txt # the same size: the same plan
     expect 0 "$BASIN" run job.json --retry-failed
+}
+
+@test "standard input is not stolen: each process has its own" {
+    make_job
+    expect 0 "$BASIN" run job.json --set 'input=["-"]' --shard 1/2 --steal < a.txt
+    says "1 part of other ranks still missing"
+    expect 0 "$BASIN" run job.json --set 'input=["-"]' --shard 0/2 --steal < b.txt
+    expect 0 "$BASIN" cat out --fields num_bytes
+    shows '{"num_bytes":6000}'
+}
+
+@test "failures in stolen parts count: 3" {
+    make_job
+    printf 'good \xff bad' > b.txt
+    expect 0 "$BASIN" run job.json --shard 5/9
+    expect 3 "$BASIN" run job.json --shard 5/9 --steal
+    says "2 documents, 1 failed"
 }
 
 @test "damaged results: verify 74 and names the file" {

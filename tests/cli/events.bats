@@ -74,6 +74,13 @@ of() { # of EVENT FILTER: it is true of the one event of this kind
     of end '.parts_missing_elsewhere == 0 and .success'
 }
 
+@test "stolen parts are part of the work shown" {
+    events 0 --shard 5/9 --steal
+    jq -es 'map(select(.event == "progress")) | length > 0 and all(.[];
+        .parts_done < .parts and .bytes_done <= .bytes_total and (.eta_seconds // 0) >= 0)' <<< "$output"
+    of end '.documents == 2 and .tokens > 0'
+}
+
 @test "a run that is stopped, and ones that fail" {
     cp "$TEXT" a.txt
     events 75 --out cut --time-limit 1s
