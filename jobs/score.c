@@ -131,11 +131,16 @@ static enum status add_piece(struct scorer *s, struct doc *d, int64_t n, bool ke
     TRY(mem_grow(&s->pieces, &s->cap_piece, (size_t)s->n_piece + 1, sizeof *s->pieces, e));
     struct score_piece *p = &s->pieces[s->n_piece];
     *p = (struct score_piece){.doc = d, .n = n, .first_id = s->reader.queue[0]};
+    // Under every setting before anything is added: a document fails as a whole.
+    for (int i = 0; i < s->n_setting && st == OK; i++) {
+        st = span_check(s->span, d->tracks[i].cache, n, &why);
+    }
     for (int i = 0; i < s->n_setting; i++) {
         int64_t row = 0;
-        st = span_add(s->span, d->tracks[i].cache, s->reader.queue, s->reader.queue + 1, n, keep,
-                      &row, &why);
-        if (st == E_ARG) { // an id outside the vocabulary: found before anything was added
+        if (st == OK)
+            st = span_add(s->span, d->tracks[i].cache, s->reader.queue, s->reader.queue + 1, n,
+                          keep, &row, &why);
+        if (st == E_ARG) { // ids or positions the model does not have: nothing was added
             d->failure = why;
             d->ended = true;
             return OK;
