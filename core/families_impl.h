@@ -28,10 +28,24 @@
 #define IGNORED(key)                                                                               \
     { key, FIELD_IGNORED, false, 0, NULL }
 
+// What every config.json with Llama's names says.
+#define LLAMA_FIELDS                                                                               \
+    FIELD("hidden_size", INT, true, d_model), FIELD("intermediate_size", INT, true, d_ff),         \
+        FIELD("num_hidden_layers", INT, true, n_layer),                                            \
+        FIELD("num_attention_heads", INT, true, n_head),                                           \
+        FIELD("num_key_value_heads", INT, false, n_kv), FIELD("head_dim", INT, false, d_head),     \
+        FIELD("vocab_size", INT, true, n_vocab),                                                   \
+        FIELD("max_position_embeddings", INT, true, n_ctx_train),                                  \
+        FIELD("rope_theta", NUM, false, rope.theta), FIELD("rope_scaling", ROPE, false, rope),     \
+        FIELD("rope_parameters", ROPE, false, rope), FIELD("hidden_act", ACT, true, act),          \
+        FIELD("tie_word_embeddings", BOOL, false, tied)
+
 #define TENSORS(list) .tensors = list, .n_tensor = COUNTOF(list)
 #define FIELDS(list) .fields = list, .n_field = COUNTOF(list)
 #define KEYS(list) .keys = list, .n_key = COUNTOF(list)
 
-extern const struct arch_family arch_llama, arch_mistral, arch_qwen2, arch_qwen3, arch_stablelm;
+extern const struct arch_family arch_llama, arch_mistral, arch_qwen2, arch_qwen3, arch_stablelm,
+    arch_phi3, arch_gemma3, arch_gpt_neox, arch_gptj, arch_falcon, arch_mpt, arch_btlm, arch_qwen,
+    arch_gpt2, arch_opt;
 
 #endif

@@ -33,18 +33,6 @@ static const struct arch_tensor llama_tensors[] = {
     TENSOR(DOWN_BIAS, MLP_BIAS, "model.layers.%d.mlp.down_proj.bias", "blk.%d.ffn_down.bias"),
 };
 
-// What every config.json with Llama's names says.
-#define LLAMA_FIELDS                                                                               \
-    FIELD("hidden_size", INT, true, d_model), FIELD("intermediate_size", INT, true, d_ff),         \
-        FIELD("num_hidden_layers", INT, true, n_layer),                                            \
-        FIELD("num_attention_heads", INT, true, n_head),                                           \
-        FIELD("num_key_value_heads", INT, false, n_kv), FIELD("head_dim", INT, false, d_head),     \
-        FIELD("vocab_size", INT, true, n_vocab),                                                   \
-        FIELD("max_position_embeddings", INT, true, n_ctx_train),                                  \
-        FIELD("rope_theta", NUM, false, rope.theta), FIELD("rope_scaling", ROPE, false, rope),     \
-        FIELD("rope_parameters", ROPE, false, rope), FIELD("hidden_act", ACT, true, act),          \
-        FIELD("tie_word_embeddings", BOOL, false, tied)
-
 static const struct arch_field llama_fields[] = {
     LLAMA_FIELDS,
     FIELD("rms_norm_eps", NUM, true, norm_eps),

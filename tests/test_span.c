@@ -19,10 +19,21 @@
 
 #define FIXTURES "tests/data/fixtures/"
 
-static const char *const names[] = {
-    "llama",           "llama_tied",  "mistral", "yi",    "llama_rope_linear", "llama_rope_llama3",
-    "llama_rope_yarn", "mistral_swa", "qwen2",   "qwen3", "stablelm2",         "stablelm_epoch"};
-enum { RECORDED = 36 }; // modes of all of them
+static const char *const names[] = {"llama",
+                                    "llama_tied",
+                                    "mistral",
+                                    "yi",
+                                    "llama_rope_linear",
+                                    "llama_rope_llama3",
+                                    "llama_rope_yarn",
+                                    "mistral_swa",
+                                    "qwen2",
+                                    "qwen3",
+                                    "stablelm2",
+                                    "stablelm_epoch",
+                                    "phi3",
+                                    "gemma3"};
+enum { RECORDED = 38 }; // modes of all of them
 static const char *const modes[] = {"dense",         "sink_s4_w28",       "sink_s1_w15",
                                     "window_s0_w32", "prefill100_s4_w28", "chunk16_s4_w28"};
 
