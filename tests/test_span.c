@@ -32,8 +32,14 @@ static const char *const names[] = {"llama",
                                     "stablelm2",
                                     "stablelm_epoch",
                                     "phi3",
-                                    "gemma3"};
-enum { RECORDED = 38 }; // modes of all of them
+                                    "gemma3",
+                                    "gpt_neox",
+                                    "gpt_neox_seq",
+                                    "gptj",
+                                    "falcon_mq",
+                                    "falcon_new",
+                                    "mpt"};
+enum { RECORDED = 74 }; // modes of all of them
 static const char *const modes[] = {"dense",         "sink_s4_w28",       "sink_s1_w15",
                                     "window_s0_w32", "prefill100_s4_w28", "chunk16_s4_w28"};
 
