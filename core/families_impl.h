@@ -17,6 +17,10 @@
 #define CONV1D(role, part, name, also)                                                             \
     { ARCH_##role, WHEN_ALWAYS, name, also, NULL, PART_##part, true }
 
+/* GPT-2's fused bias, whose name comes with and without a prefix. */
+#define QKV_ALSO(role, name, also)                                                                 \
+    { ARCH_##role, WHEN_ALWAYS, name, also, NULL, PART_QKV, false }
+
 #define FIELD(key, kind, required, member)                                                         \
     { key, FIELD_##kind, required, offsetof(struct arch, member), NULL }
 #define MUST_BE(key, kind)                                                                         \

@@ -38,8 +38,13 @@ static const char *const names[] = {"llama",
                                     "gptj",
                                     "falcon_mq",
                                     "falcon_new",
-                                    "mpt"};
-enum { RECORDED = 74 }; // modes of all of them
+                                    "mpt",
+                                    "btlm",
+                                    "qwen",
+                                    "gpt2",
+                                    "opt",
+                                    "falcon_alibi"};
+enum { RECORDED = 94 }; // modes of all of them
 static const char *const modes[] = {"dense",         "sink_s4_w28",       "sink_s1_w15",
                                     "window_s0_w32", "prefill100_s4_w28", "chunk16_s4_w28"};
 
@@ -498,6 +503,42 @@ static void test_given_up_span(void **state) {
     json_close(f.ref);
 }
 
+/* What a model has no positions for is refused before anything is added. */
+static void test_positions_end(void **state) {
+    (void)state;
+    static const char *const which[] = {"gpt2", "opt"};
+    static int32_t ids[500];
+    for (size_t i = 0; i < COUNTOF(which); i++) {
+        char dir[256];
+        struct rig r;
+        struct err e = {0};
+        struct span *sp = NULL;
+        struct cache *c = NULL;
+        int64_t row = 0;
+        const struct vis_rule dense = {.dense = true, .n_chunk = 1},
+                              sink = {.n_sink = 4, .n_win = 28, .n_chunk = 1};
+        snprintf(dir, sizeof dir, FIXTURES "%s", which[i]);
+        rig_open(&r, dir, "cpu", cpu_isa_best(), 1, DT_F32);
+        must(span_open(&sp, r.on, 500, &e), &e);
+        must(cache_open(&c, r.on, &dense, &e), &e);
+        assert_int_equal(span_add(sp, c, ids, ids, 449, false, &row, &e), E_ARG);
+        assert_non_null(strstr(e.msg, "past token 448"));
+        must(span_add(sp, c, ids, ids, 448, false, &row, NULL), &e);
+        must(span_run(sp, NULL, NULL), &e);
+        span_clear(sp);
+        cache_close(c);
+        e = (struct err){0};
+        must(cache_open(&c, r.on, &sink, &e), &e);
+        assert_int_equal(span_add(sp, c, ids, ids, 34, false, &row, &e), E_ARG);
+        assert_non_null(strstr(e.msg, "token 33 leaves the cache"));
+        must(span_add(sp, c, ids, ids, 33, false, &row, NULL), &e);
+        must(span_run(sp, NULL, NULL), &e);
+        cache_close(c);
+        span_close(sp);
+        rig_close(&r);
+    }
+}
+
 static void test_ids_outside_the_vocabulary(void **state) {
     (void)state;
     struct rig r;
@@ -533,6 +574,7 @@ int main(void) {
         cmocka_unit_test(test_no_drift),
         cmocka_unit_test(test_save_and_restore),
         cmocka_unit_test(test_given_up_span),
+        cmocka_unit_test(test_positions_end),
         cmocka_unit_test(test_ids_outside_the_vocabulary),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
