@@ -154,6 +154,11 @@ static void put_object(struct sbuf *b, const char *name) {
     sbuf_puts(b, "{");
 }
 
+static bool has_role(const struct arch *a, enum arch_role role) {
+    const struct arch_tensor *t = arch_tensor_of(a->family, role);
+    return t != NULL && arch_has(a, t);
+}
+
 static void put_arch_json(struct sbuf *b, const struct arch *a) {
     const struct arch_rope *r = &a->rope;
     cmd_text_json_str(b, "family", a->family->name);
@@ -166,8 +171,8 @@ static void put_arch_json(struct sbuf *b, const struct arch *a) {
     cmd_text_json_int(b, "vocabulary", a->n_vocab);
     cmd_text_json_bool(b, "tied", a->tied);
     cmd_text_json_str(b, "attention", heads_name(a));
-    cmd_text_json_bool(b, "attention_bias", a->attn_bias);
-    cmd_text_json_bool(b, "mlp_bias", a->mlp_bias);
+    cmd_text_json_bool(b, "attention_bias", has_role(a, ARCH_Q_BIAS) || has_role(a, ARCH_O_BIAS));
+    cmd_text_json_bool(b, "mlp_bias", has_role(a, ARCH_UP_BIAS));
     cmd_text_json_str(b, "activation", act_name(a->act));
     cmd_text_json_str(b, "norm", norm_name(a->family->norm));
     cmd_text_json_num(b, "norm_eps", a->norm_eps);
@@ -298,12 +303,22 @@ static void put_heads(struct sbuf *b, const struct arch *a) {
         cmd_text_count(b, a->n_kv);
         sbuf_puts(b, " of keys and values");
     }
-    sbuf_printf(b, ", %s\n", a->attn_bias ? "with biases" : "no biases");
+    sbuf_printf(b, ", %s\n",
+                has_role(a, ARCH_Q_BIAS) || has_role(a, ARCH_O_BIAS) ? "with biases" : "no biases");
 }
 
 static void put_rope(struct sbuf *b, const struct arch *a) {
     const struct arch_rope *r = &a->rope;
     put_label(b, "positions");
+    if (a->positions != POS_ROPE) {
+        sbuf_puts(b, a->positions == POS_ALIBI ? "ALiBi" : "learned, a table");
+        sbuf_puts(b, "; trained to ");
+        cmd_text_plural(b, a->n_ctx_train, "token");
+        sbuf_putc(b, '\n');
+        return;
+    }
+    if (a->n_rot < a->d_head)
+        sbuf_printf(b, "%" PRId64 " of %" PRId64 " dimensions ", a->n_rot, a->d_head);
     sbuf_printf(b, "rotary, theta %g, pairs %s, ", r->theta,
                 a->rope_interleaved ? "side by side" : "half a head apart");
     if (r->kind == ROPE_PLAIN) {
@@ -337,11 +352,13 @@ static void put_arch(struct sbuf *b, const struct arch *a) {
     cmd_text_count(b, a->n_layer);
     sbuf_puts(b, " of width ");
     cmd_text_count(b, a->d_model);
-    sbuf_puts(b, ", one after the other: norm, attention, add; norm, MLP, add\n");
+    sbuf_puts(b, a->parallel ? ", side by side: attention and MLP read the same stream, add\n"
+                             : ", one after the other: norm, attention, add; norm, MLP, add\n");
     put_heads(b, a);
     put_label(b, "MLP");
     cmd_text_count(b, a->d_ff);
-    sbuf_printf(b, ", gated %s, %s\n", act_name(a->act), a->mlp_bias ? "with biases" : "no biases");
+    sbuf_printf(b, ", %s%s, %s\n", has_role(a, ARCH_GATE) ? "gated " : "", act_name(a->act),
+                has_role(a, ARCH_UP_BIAS) ? "with biases" : "no biases");
     put_label(b, "norm");
     sbuf_printf(b, "%s, eps %g\n", norm_name(a->family->norm), a->norm_eps);
     put_rope(b, a);

@@ -1,13 +1,7 @@
 #include "core/arch.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
-
-enum {
-    MAX_DIM = 1 << 24,
-    MAX_LAYERS = 4096
-}; /* far above any model; keeps every product in 63 bits */
 
 // "config.json:12: $.hidden_size: " in front of what is wrong there.
 static enum status bad(const struct json *j, const char *key, enum status code, struct err *e,
@@ -24,8 +18,8 @@ static enum status wrong_kind(const struct json *j, const char *key, const struc
     return bad(j, key, E_FORMAT, e, what);
 }
 
-static enum status read_act(enum act_kind *out, const struct json *j, const struct jnode *v,
-                            struct err *e) {
+static enum status read_act(enum act_kind *out, const struct json *j, const char *key,
+                            const struct jnode *v, struct err *e) {
     static const struct {
         const char *name;
         enum act_kind act;
@@ -33,9 +27,10 @@ static enum status read_act(enum act_kind *out, const struct json *j, const stru
                 {"swish", ACT_SILU},
                 {"gelu", ACT_GELU_ERF},
                 {"gelu_new", ACT_GELU_TANH},
+                {"gelu_fast", ACT_GELU_TANH},
                 {"gelu_pytorch_tanh", ACT_GELU_TANH},
                 {"relu", ACT_RELU}};
-    if (json_kind_of(v) != JSON_STR) return wrong_kind(j, "hidden_act", v, "a string", e);
+    if (json_kind_of(v) != JSON_STR) return wrong_kind(j, key, v, "a string", e);
     for (size_t i = 0; i < COUNTOF(acts); i++) {
         if (strcmp(json_str(v, NULL), acts[i].name) == 0) {
             *out = acts[i].act;
@@ -44,7 +39,7 @@ static enum status read_act(enum act_kind *out, const struct json *j, const stru
     }
     char what[96];
     snprintf(what, sizeof what, "activation \"%.40s\" is not known", json_str(v, NULL));
-    return bad(j, "hidden_act", E_UNSUPPORTED, e, what);
+    return bad(j, key, E_UNSUPPORTED, e, what);
 }
 
 /* ---- rope_scaling ---- */
@@ -151,52 +146,33 @@ done:
     return st;
 }
 
-void arch_rope_freqs(const struct arch *a, double *freq, double *mscale) {
-    const struct arch_rope *r = &a->rope;
-    const int n = (int)(a->d_head / 2);
-    const double dim = (double)a->d_head, two_pi = 2 * acos(-1.0);
-    *mscale = 1;
-    for (int k = 0; k < n; k++) freq[k] = pow(r->theta, -2.0 * k / dim);
-    if (r->kind == ROPE_LINEAR) {
-        for (int k = 0; k < n; k++) freq[k] /= r->factor;
-    } else if (r->kind == ROPE_LLAMA3) {
-        const double ctx = (double)r->n_ctx_original;
-        for (int k = 0; k < n; k++) {
-            const double turns = ctx * freq[k] / two_pi; // of this pair over the original context
-            const double share =
-                (turns - r->low_freq_factor) / (r->high_freq_factor - r->low_freq_factor);
-            const double keep = fmin(1, fmax(0, share));
-            freq[k] = (1 - keep) * freq[k] / r->factor + keep * freq[k];
-        }
-    } else if (r->kind == ROPE_YARN) {
-        const double ctx = (double)(r->n_ctx_original > 0 ? r->n_ctx_original : a->n_ctx_train);
-        double lo = dim * log(ctx / (r->beta_fast * two_pi)) / (2 * log(r->theta));
-        double hi = dim * log(ctx / (r->beta_slow * two_pi)) / (2 * log(r->theta));
-        if (r->truncate) {
-            lo = floor(lo);
-            hi = ceil(hi);
-        }
-        lo = fmax(lo, 0);
-        hi = fmin(hi, dim - 1);
-        if (lo == hi) hi += 0.001;
-        for (int k = 0; k < n; k++) {
-            const double ramp = fmin(1, fmax(0, (k - lo) / (hi - lo)));
-            freq[k] = freq[k] / r->factor * ramp + freq[k] * (1 - ramp);
-        }
-        const double base = r->factor <= 1 ? 0 : 0.1 * log(r->factor);
-        *mscale = r->attention_factor > 0 ? r->attention_factor
-                  : r->mscale > 0 && r->mscale_all > 0
-                      ? (base * r->mscale + 1) / (base * r->mscale_all + 1)
-                      : base + 1;
-    }
-}
-
 /* ---- config.json ---- */
+
+static enum status read_layer_types(struct arch *a, const struct json *j, const char *key,
+                                    const struct jnode *v, struct err *e) {
+    if (json_kind_of(v) != JSON_ARR) return wrong_kind(j, key, v, "an array", e);
+    if (json_len(v) < 1 || json_len(v) > ARCH_MAX_LAYERS) {
+        return bad(j, key, E_FORMAT, e, "out of range");
+    }
+    for (size_t l = 0; l < json_len(v); l++) {
+        const struct jnode *x = json_at(v, l);
+        const char *type = json_kind_of(x) == JSON_STR ? json_str(x, NULL) : "";
+        if (strcmp(type, "sliding_attention") == 0) {
+            a->local_layers[l / 64] |= UINT64_C(1) << l % 64;
+        } else if (strcmp(type, "full_attention") != 0) {
+            return bad(j, key, E_UNSUPPORTED, e,
+                       "layers are known as full_attention and sliding_attention");
+        }
+    }
+    a->given.n_layer_types = (int64_t)json_len(v);
+    return OK;
+}
 
 static enum status read_field(struct arch *a, const struct arch_field *f, const struct json *j,
                               const struct jnode *v, struct err *e) {
     char *member = (char *)a + f->offset;
     const enum json_kind kind = json_kind_of(v);
+    char what[96];
     if (kind == JSON_NIL && !f->required) return OK; // null means "the default"
     switch (f->kind) {
     case FIELD_INT: {
@@ -222,8 +198,17 @@ static enum status read_field(struct arch *a, const struct arch_field *f, const 
     case FIELD_FALSE:
         if (kind == JSON_BOOL && !json_bool(v)) return OK;
         return bad(j, f->key, E_UNSUPPORTED, e, "models that set this are not supported");
+    case FIELD_TRUE:
+        if (kind == JSON_BOOL && json_bool(v)) return OK;
+        return bad(j, f->key, E_UNSUPPORTED, e, "models without this are not supported");
+    case FIELD_WORD:
+        if (kind == JSON_STR && strcmp(json_str(v, NULL), f->word) == 0) return OK;
+        snprintf(what, sizeof what, "models where this is not \"%s\" are not supported", f->word);
+        return bad(j, f->key, E_UNSUPPORTED, e, what);
+    case FIELD_LOCAL: return read_layer_types(a, j, f->key, v, e);
+    case FIELD_GROUP: return wrong_kind(j, f->key, v, "an object", e);
     case FIELD_ROPE: return read_rope(a, j, f->key, v, e);
-    case FIELD_ACT: return read_act(&a->act, j, v, e);
+    case FIELD_ACT: return read_act(&a->act, j, f->key, v, e);
     case FIELD_LAYERS:
     case FIELD_SAME: // of GGUF metadata only
     case FIELD_IGNORED: break;
@@ -231,24 +216,39 @@ static enum status read_field(struct arch *a, const struct arch_field *f, const 
     return OK;
 }
 
-static enum status read_fields(struct arch *a, const struct json *j, struct err *e) {
+static enum status read_object(struct arch *a, const struct json *j, const struct jnode *object,
+                               const char *prefix, struct err *e) {
     const struct arch_family *fam = a->family;
-    for (struct json_iter it = json_iter(json_root(j)); it.key != NULL; json_next(&it)) {
+    for (struct json_iter it = json_iter(object); it.key != NULL; json_next(&it)) {
         const struct arch_field *f = NULL;
+        char key[128], what[128];
+        snprintf(key, sizeof key, "%s%.80s", prefix, it.key);
         for (int i = 0; i < fam->n_field && f == NULL; i++) {
-            if (strcmp(fam->fields[i].key, it.key) == 0) f = &fam->fields[i];
+            if (strcmp(fam->fields[i].key, key) == 0) f = &fam->fields[i];
         }
-        char what[128];
+        if (f == NULL) f = arch_field_common(key);
         if (f == NULL) {
             snprintf(what, sizeof what,
                      "not a field of the %s family that this program accounts for", fam->name);
-            return bad(j, it.key, E_UNSUPPORTED, e, what);
+            return bad(j, key, E_UNSUPPORTED, e, what);
         }
-        const enum status st = read_field(a, f, j, it.value, e);
+        enum status st = OK;
+        if (f->kind == FIELD_GROUP && json_kind_of(it.value) == JSON_OBJ) {
+            snprintf(key, sizeof key, "%s.", f->key);
+            st = read_object(a, j, it.value, key, e); // groups hold no groups
+        } else {
+            st = read_field(a, f, j, it.value, e);
+        }
         if (st != OK) return st;
     }
-    for (int i = 0; i < fam->n_field; i++) {
-        const struct arch_field *f = &fam->fields[i];
+    return OK;
+}
+
+static enum status read_fields(struct arch *a, const struct json *j, struct err *e) {
+    const enum status st = read_object(a, j, json_root(j), "", e);
+    if (st != OK) return st;
+    for (int i = 0; i < a->family->n_field; i++) {
+        const struct arch_field *f = &a->family->fields[i];
         if (f->required && json_get(json_root(j), f->key) == NULL) {
             return bad(j, f->key, E_FORMAT, e, "missing");
         }
@@ -256,47 +256,16 @@ static enum status read_fields(struct arch *a, const struct json *j, struct err 
     return OK;
 }
 
-bool arch_find_fault(const struct arch *a, struct arch_fault *fault) {
-    const struct {
-        size_t offset;
-        int64_t value, most;
-    } limits[] = {{offsetof(struct arch, d_model), a->d_model, MAX_DIM},
-                  {offsetof(struct arch, d_ff), a->d_ff, MAX_DIM},
-                  {offsetof(struct arch, n_vocab), a->n_vocab, MAX_DIM},
-                  {offsetof(struct arch, n_layer), a->n_layer, MAX_LAYERS},
-                  {offsetof(struct arch, n_head), a->n_head, 65536},
-                  {offsetof(struct arch, d_head), a->d_head, 65536}};
-    for (size_t i = 0; i < COUNTOF(limits); i++) {
-        if (limits[i].value >= 1 && limits[i].value <= limits[i].most) continue;
-        *fault = (struct arch_fault){limits[i].offset, E_FORMAT, "out of range"};
-        return true;
-    }
-    if (a->d_head % 2 != 0) {
-        *fault = (struct arch_fault){offsetof(struct arch, d_head), E_FORMAT,
-                                     "must be even for rotary positions"};
-        return true;
-    }
-    if (a->n_head % a->n_kv != 0) {
-        *fault = (struct arch_fault){offsetof(struct arch, n_kv), E_FORMAT,
-                                     "must divide the number of attention heads"};
-        return true;
-    }
-    if (a->window > 0 && a->family->window == WINDOW_NONE) {
-        *fault = (struct arch_fault){offsetof(struct arch, window), E_UNSUPPORTED,
-                                     "this family has no layers with a window"};
-        return true;
-    }
-    return false;
-}
-
 static enum status check_shape(const struct arch *a, const struct json *j, struct err *e) {
     struct arch_fault fault;
     if (!arch_find_fault(a, &fault)) return OK;
-    const char *key = "";
+    const char *key = "", *heads = "";
     for (int i = 0; i < a->family->n_field; i++) {
         const struct arch_field *f = &a->family->fields[i];
-        if (f->offset == fault.offset && f->kind == FIELD_INT) key = f->key;
+        if (f->offset == fault.offset) key = f->key;
+        if (f->offset == offsetof(struct arch, n_head)) heads = f->key;
     }
+    if (key[0] == '\0') key = heads; // a number that no field gives comes from this one
     return bad(j, key, fault.code, e, fault.what);
 }
 
@@ -312,71 +281,19 @@ enum status arch_read(struct arch *a, const struct json *config, struct err *e) 
     if (json_kind_of(type) != JSON_STR) TRY(wrong_kind(config, "model_type", type, "a string", e));
     a->family = arch_family_find(json_str(type, NULL));
     if (a->family == NULL) {
-        char what[128];
-        snprintf(what, sizeof what,
-                 "\"%.40s\" is not a family this version knows (llama, Yi, mistral)",
-                 json_str(type, NULL));
+        char known[256], what[384];
+        arch_family_names(known, sizeof known, false);
+        snprintf(what, sizeof what, "\"%.40s\" is not a family this version knows (%s)",
+                 json_str(type, NULL), known);
         TRY(bad(config, "model_type", E_UNSUPPORTED, e, what));
     }
-    a->rope = (struct arch_rope){
-        .theta = 10000, .factor = 1, .beta_fast = 32, .beta_slow = 1, .truncate = true};
+    arch_begin(a, a->family);
     a->rope_interleaved = a->family->rope_interleaved;
     TRY(read_fields(a, config, e));
-    if (a->n_kv == 0) a->n_kv = a->n_head;
-    if (a->d_head == 0) {
-        if (a->d_model % a->n_head != 0) {
-            TRY(bad(config, "num_attention_heads", E_FORMAT, e, "must divide hidden_size"));
-        }
-        a->d_head = a->d_model / a->n_head;
+    if (!arch_settle(a)) {
+        TRY(bad(config, "num_attention_heads", E_FORMAT, e, "must divide hidden_size"));
     }
     TRY(check_shape(a, config, e));
 done:
     return st;
-}
-
-/* ---- tensors ---- */
-
-const struct arch_tensor *arch_tensor_of(const struct arch_family *f, enum arch_role role) {
-    for (int i = 0; i < f->n_tensor; i++) {
-        if (f->tensors[i].role == role) return &f->tensors[i];
-    }
-    return NULL;
-}
-
-bool arch_per_layer(const struct arch_tensor *t) {
-    return t->role >= ARCH_NORM_ATTN;
-}
-
-void arch_tensor_name(char *name, size_t cap, const char *pattern, int64_t layer) {
-    const char *mark = strstr(pattern, "%d");
-    if (mark == NULL) {
-        snprintf(name, cap, "%s", pattern);
-    } else {
-        snprintf(name, cap, "%.*s%lld%s", (int)(mark - pattern), pattern, (long long)layer,
-                 mark + 2);
-    }
-}
-
-int64_t arch_dim(const struct arch *a, enum arch_dim d) {
-    switch (d) {
-    case DIM_ONE: return 1;
-    case DIM_MODEL: return a->d_model;
-    case DIM_HEADS: return a->n_head * a->d_head;
-    case DIM_KV: return a->n_kv * a->d_head;
-    case DIM_FF: return a->d_ff;
-    case DIM_VOCAB: return a->n_vocab;
-    case DIM_PAIRS: return a->d_head / 2;
-    }
-    return 0;
-}
-
-bool arch_has(const struct arch *a, const struct arch_tensor *t) {
-    switch (t->when) {
-    case WHEN_ALWAYS: return true;
-    case WHEN_UNTIED: return !a->tied;
-    case WHEN_ATTN_BIAS: return a->attn_bias;
-    case WHEN_MLP_BIAS: return a->mlp_bias;
-    case WHEN_ROPE_FREQS: return a->rope_freqs;
-    }
-    return false;
 }

@@ -16,49 +16,71 @@
 
 /* What a tensor is for. Vectors are [n], matrices [n_out, n_in]. */
 enum arch_role {
-    ARCH_EMBED,      /* [n_vocab, d_model] */
-    ARCH_NORM_OUT,   /* [d_model] before the head */
-    ARCH_HEAD,       /* [n_vocab, d_model]; the embedding again when tied */
-    ARCH_ROPE_FREQS, /* [d_head / 2]: divides the angles of the rotary pairs; GGUF only */
+    ARCH_EMBED,     /* [n_vocab, d_model] */
+    ARCH_POSITIONS, /* [n_ctx_train + pos_offset, d_model]: added to the embedding */
+    ARCH_NORM_OUT,  /* [d_model] before the head */
+    ARCH_NORM_OUT_BIAS,
+    ARCH_HEAD, /* [n_vocab, d_model]; the embedding again when tied */
+    ARCH_HEAD_BIAS,
+    ARCH_SLOPES,     /* [n_head]: made by arch_slopes, in no file */
+    ARCH_ROPE_FREQS, /* [n_rot / 2]: divides the angles of the rotary pairs; GGUF only */
     ARCH_NORM_ATTN,  /* first per-layer role */
+    ARCH_NORM_ATTN_BIAS,
     ARCH_Q,
     ARCH_Q_BIAS,
     ARCH_K,
     ARCH_K_BIAS,
     ARCH_V,
     ARCH_V_BIAS,
+    ARCH_NORM_Q, /* [d_head]: each head by itself */
+    ARCH_NORM_K,
     ARCH_O,
     ARCH_O_BIAS,
-    ARCH_NORM_MLP,
-    ARCH_GATE,
+    ARCH_NORM_ATTN_POST, /* of what attention adds */
+    ARCH_NORM_MLP,       /* none: the MLP reads what attention reads */
+    ARCH_NORM_MLP_BIAS,
+    ARCH_GATE, /* none: the activation is of `up` alone */
     ARCH_GATE_BIAS,
     ARCH_UP,
     ARCH_UP_BIAS,
     ARCH_DOWN,
     ARCH_DOWN_BIAS,
+    ARCH_NORM_MLP_POST,
     ARCH_ROLE_COUNT
 };
 
-enum arch_dim {
-    DIM_ONE,
-    DIM_MODEL,
-    DIM_HEADS,
-    DIM_KV,
-    DIM_FF,
-    DIM_VOCAB,
-    DIM_PAIRS
-}; /* DIM_HEADS: n_head * d_head; DIM_PAIRS: d_head / 2 */
-enum arch_when { WHEN_ALWAYS, WHEN_UNTIED, WHEN_ATTN_BIAS, WHEN_MLP_BIAS, WHEN_ROPE_FREQS };
+/* In which models of the family a tensor is. */
+enum arch_when {
+    WHEN_ALWAYS,
+    WHEN_UNTIED,
+    WHEN_QKV_BIAS,
+    WHEN_O_BIAS,
+    WHEN_MLP_BIAS,
+    WHEN_NORM_BIAS,
+    WHEN_QK_NORM,
+    WHEN_NORM_MLP,
+    WHEN_NORM_MLP_BIAS,
+    WHEN_ROPE_FREQS
+};
+
+/* Which rows of the stored tensor are the role's. */
+enum arch_part {
+    PART_WHOLE,
+    PART_QKV,        /* q, k and v, one after the other */
+    PART_QKV_GROUPS, /* for each head of k: its heads of q, then k, then v */
+    PART_GATE_UP     /* gate, then up */
+};
 
 /* Where a role's tensor is. `name` holds one %d, the layer, for per-layer roles; so does `also`,
  * another name that some exports of the family use for the same tensor, or NULL; and so does `gguf`,
- * its name in GGUF files. `name` is NULL for what only they have. */
+ * its name in GGUF files. `name` is NULL for what only they have. A transposed tensor is stored as
+ * [n_in, n_out]. `part` and `transposed` describe `name`. */
 struct arch_tensor {
     enum arch_role role;
-    enum wt_use use;
     enum arch_when when;
-    enum arch_dim n_out, n_in;
     const char *name, *also, *gguf;
+    enum arch_part part;
+    bool transposed;
 };
 
 enum arch_field_kind {
@@ -66,8 +88,12 @@ enum arch_field_kind {
     FIELD_NUM,     /* positive finite number into a double member */
     FIELD_BOOL,    /* into a bool member */
     FIELD_ROPE,    /* rope_scaling, rope_parameters: an object or null; GGUF: the scaling's name */
-    FIELD_ACT,     /* hidden_act: name of an activation */
+    FIELD_ACT,     /* name of an activation */
     FIELD_FALSE,   /* something this program does not do: false, null or 0, or refused by name */
+    FIELD_TRUE,    /* true or absent, or refused by name */
+    FIELD_WORD,    /* the string `word`, or refused by name */
+    FIELD_LOCAL,   /* layer_types: which layers are local */
+    FIELD_GROUP,   /* an object whose members are the fields "KEY.MEMBER" */
     FIELD_IGNORED, /* has no bearing on scoring */
     FIELD_LAYERS,  /* GGUF: as FIELD_INT, or an array that says the same for every layer */
     FIELD_SAME     /* GGUF: an integer that must be what the member has come out as */
@@ -77,30 +103,16 @@ struct arch_field {
     enum arch_field_kind kind;
     bool required;
     size_t offset; /* of the member in struct arch */
+    const char *word;
 };
 
-/* When a layer's own window (sliding_window) is in force (DESIGN section 1). */
-enum arch_window { WINDOW_NONE, WINDOW_DENSE };
+/* When a layer's own window (sliding_window) is in force (DESIGN section 1): never; in every layer
+ * where attention is dense; in the local layers, always. */
+enum arch_window { WINDOW_NONE, WINDOW_DENSE, WINDOW_LOCAL };
 
-struct arch_family {
-    const char *name;
-    const char *model_types[4]; /* values of config.json's model_type */
-    const char *gguf_arch;      /* value of general.architecture in GGUF files; NULL: none */
-    enum norm_kind norm;
-    enum act_kind gguf_act; /* GGUF files do not name it */
-    /* Pairs (2k, 2k+1) turn, instead of (k, k + d_head/2). Converters to GGUF reorder the rows of q and
-     * k of some families, so that the same model is the other kind there. */
-    bool rope_interleaved, gguf_rope_interleaved;
-    enum arch_window window;
-    const struct arch_tensor *tensors;
-    int n_tensor;
-    const struct arch_field *fields; /* of config.json */
-    int n_field;
-    const struct arch_field *keys; /* of GGUF metadata, behind "ARCHITECTURE." */
-    int n_key;
-    const char *const
-        *ignored_tensors; /* suffixes of tensors that hold nothing of use; NULL-terminated */
-};
+/* How a model knows its positions: rotated keys and queries, a bias by distance, or a table of
+ * learned vectors added to the embedding. */
+enum arch_positions { POS_ROPE, POS_ALIBI, POS_LEARNED };
 
 enum arch_rope_kind { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN };
 struct arch_rope {
@@ -114,17 +126,61 @@ struct arch_rope {
     int64_t n_ctx_original;
 };
 
+enum { ARCH_MAX_LAYERS = 4096 };
+
+/* What only a family's settle reads. */
+struct arch_given {
+    bool multi_query, new_decoder, linear_bias, no_bias, alibi, qk_by_d, logn, dynamic_ntk;
+    double expansion, width_scale, output_alpha, query_scalar;
+    int64_t global_every, n_layer_types, embed_dim, n_parallel_norm;
+};
+
 struct arch {
     const struct arch_family *family; /* borrowed: static */
     int64_t n_layer, d_model, n_head, n_kv, d_head, d_ff, n_vocab;
     int64_t n_ctx_train; /* max_position_embeddings */
-    int64_t window;      /* sliding_window; 0 when there is none */
-    double norm_eps;
-    struct arch_rope rope;
+    /* A query may see so many keys; past that it would be another model. 0: any. */
+    int64_t n_seen_most;
+    int64_t pos_offset;           /* row of the position table that is position 0's */
+    int64_t window;               /* sliding_window; 0 when there is none */
+    int64_t n_rot;                /* leading dimensions of a head that turn; 0: none */
+    double rotary_share;          /* n_rot by d_head, where n_rot is not given */
+    double norm_eps, norm_offset; /* norm_offset: added to the weights of norms */
+    double embed_scale, attn_scale, logit_scale;
+    double attn_softcap, logit_softcap; /* 0: none */
+    double alibi_max, alibi_scale;      /* slopes: alibi_scale * 2^(-alibi_max (h + 1) / n_head) */
+    enum arch_positions positions;
+    struct arch_rope rope, rope_local; /* rope_local: of local layers */
     enum act_kind act;
     bool rope_interleaved;
-    bool tied, attn_bias, mlp_bias;
-    bool rope_freqs; /* there is a tensor of that role */
+    bool parallel; /* attention and MLP both read the stream as the layer found it */
+    bool tied, qkv_bias, o_bias, mlp_bias, norm_bias, qk_norm, norm_mlp;
+    bool rope_freqs;                             /* there is a tensor of that role */
+    uint64_t local_layers[ARCH_MAX_LAYERS / 64]; /* bit l: layer l is local */
+    struct arch_given given;
+};
+
+struct arch_family {
+    const char *name;
+    const char *model_types[4]; /* values of config.json's model_type */
+    const char *gguf_arch;      /* value of general.architecture in GGUF files; NULL: none */
+    enum norm_kind norm;
+    /* Pairs (2k, 2k+1) turn, instead of (k, k + n_rot/2). Converters to GGUF reorder the rows of q and
+     * k of some families, so that the same model is the other kind there. */
+    bool rope_interleaved, gguf_rope_interleaved;
+    enum arch_window window;
+    struct arch defaults; /* what holds where a file says nothing */
+    const struct arch_tensor *tensors;
+    int n_tensor;
+    const struct arch_field *fields; /* of config.json, besides the common ones */
+    int n_field;
+    const struct arch_field *keys; /* of GGUF metadata, behind "ARCHITECTURE." */
+    int n_key;
+    const char *const *
+        ignored_tensors; /* suffixes of tensors that hold nothing of use; NULL-terminated, or NULL */
+    /* What follows from the numbers of a file, or NULL. n_kv, d_head and the embedding's and the
+     * logits' scale have their general values; the scale of scores is set after it where it is 0. */
+    void (*settle)(struct arch *a);
 };
 
 /* Reads config.json. Every field must be accounted for. Errors: E_FORMAT (type, range, missing),
@@ -145,23 +201,42 @@ struct arch_fault {
 };
 bool arch_find_fault(const struct arch *a, struct arch_fault *fault);
 
+/* A model of the family about whose numbers nothing has been read yet. */
+void arch_begin(struct arch *a, const struct arch_family *family);
+/* Completes what the fields of a file have left open. False: n_head does not divide d_model. */
+bool arch_settle(struct arch *a);
+
 const struct arch_tensor *arch_tensor_of(const struct arch_family *f, enum arch_role role);
 bool arch_per_layer(const struct arch_tensor *t);
+enum wt_use arch_use(enum arch_role role);
 /* `pattern` with the layer in the place of its %d. */
 void arch_tensor_name(char *name, size_t cap, const char *pattern, int64_t layer);
 
-int64_t arch_dim(const struct arch *a, enum arch_dim d);
+/* A role's logical shape, and where its rows lie in the stored tensor: see struct dev_weight_src. */
+struct arch_place {
+    int64_t n_out, n_in, n_stored_rows, first, block, stride;
+};
+struct arch_place arch_place(const struct arch *a, enum arch_role role, enum arch_part part);
 /* Whether the model has this tensor at all. */
 bool arch_has(const struct arch *a, const struct arch_tensor *t);
+bool arch_is_local(const struct arch *a, int64_t layer);
 
-/* Angle per position of each rotary pair, freq[k] for k = 0..d_head/2 - 1, and the factor on cos
+/* Angle per position of each rotary pair, freq[k] for k = 0..n_rot/2 - 1, and the factor on cos
  * and sin. Source: Su et al., arXiv:2104.09864; Chen et al., arXiv:2306.15595 (linear); Peng et
  * al., arXiv:2309.00071 (yarn); the Llama 3.1 model card (llama3). */
-void arch_rope_freqs(const struct arch *a, double *freq, double *mscale);
+void arch_rope_freqs(const struct arch *a, const struct arch_rope *r, double *freq, double *mscale);
+
+/* ALiBi slopes, slope[h] for h = 0..n_head-1. Source: Press et al., arXiv:2108.12409, and its code
+ * for head counts that are no power of two. */
+void arch_slopes(const struct arch *a, double *slope);
 
 /* core/families.c */
 const struct arch_family *arch_family_find(const char *model_type);
 const struct arch_family *arch_family_find_gguf(const char *architecture, size_t bytes);
 const struct arch_family *arch_family_at(int i); /* NULL past the last */
+/* A field of config.json that means the same in every family, or NULL. */
+const struct arch_field *arch_field_common(const char *key);
+/* "llama, Yi, mistral, ..." or, with `gguf`, the architectures of GGUF files. */
+void arch_family_names(char *text, size_t cap, bool gguf);
 
 #endif

@@ -125,7 +125,11 @@ static enum status read_field(const struct reader *r, const struct arch_field *f
     case FIELD_FALSE: return read_false(r, f, v);
     case FIELD_SAME: // after all others: check_same
     case FIELD_BOOL:
-    case FIELD_ACT: // of config.json only
+    case FIELD_ACT: // from here on of config.json only
+    case FIELD_TRUE:
+    case FIELD_WORD:
+    case FIELD_LOCAL:
+    case FIELD_GROUP:
     case FIELD_IGNORED: break;
     }
     return OK;
@@ -201,6 +205,7 @@ static enum status settle_rope(const struct reader *r, bool scaled) {
 
 static const struct gguf_tensor *tensor(const struct reader *r, enum arch_role role) {
     const struct arch_tensor *t = arch_tensor_of(r->a->family, role);
+    if (t == NULL || t->gguf == NULL) return NULL;
     char name[256];
     arch_tensor_name(name, sizeof name, t->gguf, 0);
     return gguf_get(r->g, name);
@@ -208,15 +213,12 @@ static const struct gguf_tensor *tensor(const struct reader *r, enum arch_role r
 
 static enum status settle_shape(const struct reader *r) {
     struct arch *a = r->a;
-    if (a->n_kv == 0) a->n_kv = a->n_head;
-    if (a->d_head == 0) {
-        if (a->d_model % a->n_head != 0) {
-            return bad(r, "attention.head_count", E_FORMAT, "must divide the embedding length");
-        }
-        a->d_head = a->d_model / a->n_head;
+    if (!arch_settle(a)) {
+        return bad(r, "attention.head_count", E_FORMAT, "must divide the embedding length");
     }
     a->tied = tensor(r, ARCH_HEAD) == NULL;
-    a->attn_bias = tensor(r, ARCH_Q_BIAS) != NULL;
+    a->qkv_bias = tensor(r, ARCH_Q_BIAS) != NULL;
+    a->o_bias = tensor(r, ARCH_O_BIAS) != NULL;
     a->mlp_bias = tensor(r, ARCH_GATE_BIAS) != NULL;
     a->rope_freqs = tensor(r, ARCH_ROPE_FREQS) != NULL;
     const struct gguf_value *tokens = gguf_meta_get(r->g, "tokenizer.ggml.tokens");
@@ -251,9 +253,11 @@ static enum status find_family(struct reader *r) {
     }
     r->a->family = arch_family_find_gguf(s, n);
     if (r->a->family == NULL) {
+        char known[256];
+        arch_family_names(known, sizeof known, true);
         return err_fail(r->e, E_UNSUPPORTED,
-                        "%s: byte %zu: %s \"%.*s\" is not one this version knows (llama)", path,
-                        v->offset, key, n < 40 ? (int)n : 40, s);
+                        "%s: byte %zu: %s \"%.*s\" is not one this version knows (%s)", path,
+                        v->offset, key, n < 40 ? (int)n : 40, s, known);
     }
     snprintf(r->prefix, sizeof r->prefix, "%s.", r->a->family->gguf_arch);
     return OK;
@@ -264,9 +268,9 @@ enum status arch_read_gguf(struct arch *a, const struct gguf_files *g, struct er
     struct reader r = {.a = a, .g = g, .e = e};
     memset(a, 0, sizeof *a);
     TRY(find_family(&r));
-    a->rope = (struct arch_rope){.theta = 10000, .beta_fast = 32, .beta_slow = 1, .truncate = true};
+    arch_begin(a, a->family);
+    a->rope.factor = 0; // 0 while the file has said nothing
     a->rope_interleaved = a->family->gguf_rope_interleaved;
-    a->act = a->family->gguf_act;
     TRY(read_fields(&r));
     TRY(check_known(&r));
     const bool scaled = a->rope.factor > 0;

@@ -12,6 +12,7 @@ enum status fwd_open(struct fwd **out, const struct model_on *mo, int64_t n_row,
     struct fwd *f = NULL;
     const struct arch *a = model_arch(mo->model);
     struct dev *d = mo->dev;
+    const int64_t n_ang = a->n_rot > 0 ? a->n_rot : 1; // unused where nothing turns
     *out = NULL;
     TRY(mem_zalloc(&f, 1, sizeof *f, e));
     f->mo = mo;
@@ -22,12 +23,15 @@ enum status fwd_open(struct fwd **out, const struct model_on *mo, int64_t n_row,
         int64_t n_col;
     } wanted[] = {{&f->ids, BUF_ID, 1},
                   {&f->targets, BUF_ID, 1},
+                  {&f->table_rows, BUF_ID, 1},
                   {&f->pos_abs, BUF_POS, 1},
                   {&f->pos_query, BUF_POS, 1},
-                  {&f->ang_abs, BUF_ANGLE, a->d_head},
-                  {&f->ang_query, BUF_ANGLE, a->d_head},
+                  {&f->ang_abs[0], BUF_ANGLE, n_ang},
+                  {&f->ang_abs[1], BUF_ANGLE, mo->n_class > 1 ? n_ang : 1},
+                  {&f->ang_query, BUF_ANGLE, n_ang},
                   {&f->x, BUF_ACT, a->d_model},
                   {&f->h, BUF_ACT, a->d_model},
+                  {&f->y, BUF_ACT, a->d_model},
                   {&f->q, BUF_ACT, a->n_head * a->d_head},
                   {&f->q_sink, BUF_ACT, a->n_head * a->d_head},
                   {&f->o, BUF_ACT, a->n_head * a->d_head},
@@ -49,10 +53,11 @@ done:
 
 void fwd_close(struct fwd *f) {
     if (f == NULL) return;
-    struct buf *const all[] = {f->ids,       f->targets, f->pos_abs, f->pos_query, f->ang_abs,
-                               f->ang_query, f->x,       f->h,       f->q,         f->q_sink,
-                               f->o,         f->k,       f->v,       f->gate,      f->up,
-                               f->logp,      f->work_k,  f->work_v,  f->logits};
+    struct buf *const all[] = {
+        f->ids,        f->targets,   f->table_rows, f->pos_abs, f->pos_query, f->ang_abs[0],
+        f->ang_abs[1], f->ang_query, f->x,          f->h,       f->y,         f->q,
+        f->q_sink,     f->o,         f->k,          f->v,       f->gate,      f->up,
+        f->logp,       f->work_k,    f->work_v,     f->logits};
     for (size_t i = 0; i < COUNTOF(all); i++) buf_free(all[i]);
     for (int c = 0; f->classes != NULL && c < f->mo->n_class; c++) {
         buf_free(f->classes[c].seg);
@@ -116,13 +121,47 @@ done:
     return st;
 }
 
+enum status fwd_check(const struct fwd *f, const struct cache *c, int64_t n, struct err *e) {
+    const struct arch *a = model_arch(f->mo->model);
+    const struct vis_rule *r = cache_rule(c);
+    const struct vis_class any = {0};
+    if (a->positions != POS_LEARNED && a->n_seen_most == 0) return OK;
+    for (int64_t t = cache_pos(c); t < cache_pos(c) + n; t++) {
+        const int64_t p = vis_query_pos(r, &any, t);
+        if (a->positions == POS_LEARNED && t >= a->n_ctx_train) {
+            return err_fail(e, E_ARG,
+                            "the document goes on past token %lld: the %s family adds learned "
+                            "positions to its embeddings, and this model has no more of them",
+                            (long long)a->n_ctx_train, a->family->name);
+        }
+        if (a->positions == POS_LEARNED && p != t) {
+            return err_fail(e, E_ARG,
+                            "token %lld leaves the cache: the %s family adds learned positions to "
+                            "its embeddings, so that keys cannot move in a cache; use dense mode",
+                            (long long)t, a->family->name);
+        }
+        if (a->n_seen_most > 0 && p >= a->n_seen_most) {
+            return err_fail(e, E_ARG,
+                            "token %lld sees more than %lld tokens: past that this model's rotary "
+                            "base or attention scale changes with the length, which is not "
+                            "supported; use a smaller cache",
+                            (long long)t, (long long)a->n_seen_most);
+        }
+    }
+    return OK;
+}
+
 static enum status plan_positions(struct fwd *f, const struct fwd_part *parts, int n_part,
                                   int64_t n_row, struct err *e) {
     enum status st = OK;
+    const struct arch *a = model_arch(f->mo->model);
+    const bool learned = a->positions == POS_LEARNED;
     int64_t *abs = NULL, *query = NULL;
+    int32_t *rows = NULL;
     const struct vis_class any = {0}; // sinks are met by layers without a window of their own
     TRY(mem_zalloc(&abs, (size_t)n_row, sizeof *abs, e));
     TRY(mem_zalloc(&query, (size_t)n_row, sizeof *query, e));
+    TRY(mem_zalloc(&rows, (size_t)n_row, sizeof *rows, e));
     f->sinks_turn = false;
     for (int i = 0; i < n_part; i++) {
         const struct vis_rule *r = cache_rule(parts[i].cache);
@@ -130,14 +169,17 @@ static enum status plan_positions(struct fwd *f, const struct fwd_part *parts, i
             const int64_t t = cache_pos(parts[i].cache) + k, at = parts[i].row + k;
             abs[at] = t;
             query[at] = vis_query_pos(r, &any, t);
-            f->sinks_turn = f->sinks_turn || (r->n_sink > 0 && query[at] != t);
+            f->sinks_turn = f->sinks_turn || (a->n_rot > 0 && r->n_sink > 0 && query[at] != t);
+            if (learned) rows[at] = (int32_t)(t + a->pos_offset);
         }
     }
     dev_write(f->mo->dev, f->pos_abs, 0, n_row, abs);
     dev_write(f->mo->dev, f->pos_query, 0, n_row, query);
+    if (learned) dev_write(f->mo->dev, f->table_rows, 0, n_row, rows);
 done:
     mem_free(abs);
     mem_free(query);
+    mem_free(rows);
     return st;
 }
 
@@ -159,25 +201,57 @@ done:
 
 /* ---- the mathematics ---- */
 
+static void norm(struct fwd *f, struct buf *y, const struct buf *x, const struct wt *weight,
+                 const struct wt *bias, int64_t n_row) {
+    const struct arch *a = model_arch(f->mo->model);
+    const struct dev_norm p = {.kind = a->family->norm,
+                               .eps = a->norm_eps,
+                               .weight_offset = a->norm_offset,
+                               .weight = weight,
+                               .bias = bias,
+                               .n_group = 1};
+    dev_norm(f->mo->dev, y, x, &p, n_row);
+}
+
+// Each head of q or k by itself, where the model does that.
+static void norm_heads(struct fwd *f, struct buf *x, const struct wt *weight, int64_t n_head,
+                       int64_t n_row) {
+    const struct arch *a = model_arch(f->mo->model);
+    if (weight == NULL) return;
+    const struct dev_norm p = {.kind = a->family->norm,
+                               .eps = a->norm_eps,
+                               .weight_offset = a->norm_offset,
+                               .weight = weight,
+                               .n_group = (int)n_head};
+    dev_norm(f->mo->dev, x, x, &p, n_row);
+}
+
+// Keys turn once, to their absolute position; queries twice, for window keys and for sinks.
+static void turn(struct fwd *f, int cls, int64_t n_row) {
+    const struct arch *a = model_arch(f->mo->model);
+    struct dev *d = f->mo->dev;
+    const struct dev_rope q = {(int)a->n_head, (int)a->d_head, (int)a->n_rot, a->rope_interleaved};
+    const struct dev_rope k = {(int)a->n_kv, (int)a->d_head, (int)a->n_rot, a->rope_interleaved};
+    if (a->n_rot == 0) return;
+    dev_rope(d, f->k, f->k, f->ang_abs[cls], &k, n_row);
+    if (f->sinks_turn && cls == 0) dev_rope(d, f->q_sink, f->q, f->ang_query, &q, n_row);
+    dev_rope(d, f->q, f->q, f->ang_abs[cls], &q, n_row);
+}
+
+// y = attention of h
 static void attention(struct fwd *f, int64_t l, struct wt *const *w, const struct fwd_part *parts,
                       int n_part, int64_t n_row) {
     const struct arch *a = model_arch(f->mo->model);
     struct dev *d = f->mo->dev;
     const int cls = f->mo->class_of_layer[l];
     const struct fwd_class *fc = &f->classes[cls];
-    const struct dev_rope rope_q = {(int)a->n_head, (int)a->d_head, (int)a->d_head,
-                                    a->rope_interleaved};
-    const struct dev_rope rope_k = {(int)a->n_kv, (int)a->d_head, (int)a->d_head,
-                                    a->rope_interleaved};
 
     dev_linear(d, f->q, f->h, w[ARCH_Q], w[ARCH_Q_BIAS], n_row);
     dev_linear(d, f->k, f->h, w[ARCH_K], w[ARCH_K_BIAS], n_row);
     dev_linear(d, f->v, f->h, w[ARCH_V], w[ARCH_V_BIAS], n_row);
-
-    // Keys turn once, to their absolute position; queries twice, for window keys and for sinks.
-    dev_rope(d, f->k, f->k, f->ang_abs, &rope_k, n_row);
-    if (f->sinks_turn) dev_rope(d, f->q_sink, f->q, f->ang_query, &rope_q, n_row);
-    dev_rope(d, f->q, f->q, f->ang_abs, &rope_q, n_row);
+    norm_heads(f, f->q, w[ARCH_NORM_Q], a->n_head, n_row);
+    norm_heads(f, f->k, w[ARCH_NORM_K], a->n_kv, n_row);
+    turn(f, cls, n_row);
 
     for (int i = 0; i < n_part; i++) {
         cache_load(parts[i].cache, l, f->work_k, f->work_v, fc->place[i].row);
@@ -186,7 +260,7 @@ static void attention(struct fwd *f, int64_t l, struct wt *const *w, const struc
     dev_kv_store(d, f->work_v, f->v, fc->seg, fc->n_seg);
     const struct dev_attend at = {.out = f->o,
                                   .q_win = f->q,
-                                  .q_sink = f->sinks_turn ? f->q_sink : f->q,
+                                  .q_sink = f->sinks_turn && cls == 0 ? f->q_sink : f->q,
                                   .k = f->work_k,
                                   .v = f->work_v,
                                   .seg = fc->seg,
@@ -194,29 +268,45 @@ static void attention(struct fwd *f, int64_t l, struct wt *const *w, const struc
                                   .n_head = (int)a->n_head,
                                   .n_kv = (int)a->n_kv,
                                   .d_head = (int)a->d_head,
-                                  .scale = 1 / sqrt((double)a->d_head)};
+                                  .scale = a->attn_scale,
+                                  .softcap = a->attn_softcap,
+                                  .slopes = f->mo->top[ARCH_SLOPES]};
     dev_attend(d, &at, n_row);
     for (int i = 0; i < n_part; i++) {
         if (parts[i].keep) {
             cache_store(parts[i].cache, l, f->work_k, f->work_v, fc->place[i].row, parts[i].n);
         }
     }
-    dev_linear(d, f->h, f->o, w[ARCH_O], w[ARCH_O_BIAS], n_row);
+    dev_linear(d, f->y, f->o, w[ARCH_O], w[ARCH_O_BIAS], n_row);
 }
 
+// y = mlp of h
 static void mlp(struct fwd *f, struct wt *const *w, int64_t n_row) {
     struct dev *d = f->mo->dev;
-    dev_linear(d, f->gate, f->h, w[ARCH_GATE], w[ARCH_GATE_BIAS], n_row);
+    const bool gated = w[ARCH_GATE] != NULL;
+    if (gated) dev_linear(d, f->gate, f->h, w[ARCH_GATE], w[ARCH_GATE_BIAS], n_row);
     dev_linear(d, f->up, f->h, w[ARCH_UP], w[ARCH_UP_BIAS], n_row);
-    dev_act(d, f->gate, f->gate, f->up, model_arch(f->mo->model)->act, n_row);
-    dev_linear(d, f->h, f->gate, w[ARCH_DOWN], w[ARCH_DOWN_BIAS], n_row);
+    dev_act(d, f->up, gated ? f->gate : f->up, gated ? f->up : NULL, model_arch(f->mo->model)->act,
+            n_row);
+    dev_linear(d, f->y, f->up, w[ARCH_DOWN], w[ARCH_DOWN_BIAS], n_row);
 }
 
-static void norm(struct fwd *f, const struct wt *weight, int64_t n_row) {
-    const struct arch *a = model_arch(f->mo->model);
-    const struct dev_norm p = {
-        .kind = a->family->norm, .eps = a->norm_eps, .weight = weight, .n_group = 1};
-    dev_norm(f->mo->dev, f->h, f->x, &p, n_row);
+static void layer(struct fwd *f, int64_t l, struct wt *const *w, const struct fwd_part *parts,
+                  int n_part, int64_t n_row) {
+    struct dev *d = f->mo->dev;
+    const bool parallel = model_arch(f->mo->model)->parallel;
+    const struct wt *post_attn = w[ARCH_NORM_ATTN_POST], *post_mlp = w[ARCH_NORM_MLP_POST];
+    norm(f, f->h, f->x, w[ARCH_NORM_ATTN], w[ARCH_NORM_ATTN_BIAS], n_row);
+    attention(f, l, w, parts, n_part, n_row);
+    if (post_attn != NULL) norm(f, f->y, f->y, post_attn, NULL, n_row);
+    if (!parallel) dev_add(d, f->x, f->y, 1, n_row);
+    if (w[ARCH_NORM_MLP] != NULL) {
+        norm(f, f->h, f->x, w[ARCH_NORM_MLP], w[ARCH_NORM_MLP_BIAS], n_row);
+    }
+    if (parallel) dev_add(d, f->x, f->y, 1, n_row);
+    mlp(f, w, n_row);
+    if (post_mlp != NULL) norm(f, f->y, f->y, post_mlp, NULL, n_row);
+    dev_add(d, f->x, f->y, 1, n_row);
 }
 
 static enum status layers(struct fwd *f, const struct fwd_part *parts, int n_part, int64_t n_row,
@@ -226,12 +316,7 @@ static enum status layers(struct fwd *f, const struct fwd_part *parts, int n_par
     for (int64_t l = 0; l < model_arch(f->mo->model)->n_layer; l++) {
         struct wt *const *w = model_layer(f->mo, l);
         dev_weights_prepare(d, w, ARCH_ROLE_COUNT);
-        norm(f, w[ARCH_NORM_ATTN], n_row);
-        attention(f, l, w, parts, n_part, n_row);
-        dev_add(d, f->x, f->h, 1, n_row);
-        norm(f, w[ARCH_NORM_MLP], n_row);
-        mlp(f, w, n_row);
-        dev_add(d, f->x, f->h, 1, n_row);
+        layer(f, l, w, parts, n_part, n_row);
         dev_weights_release(d, w, ARCH_ROLE_COUNT);
         if (stop != NULL && stop->asked != NULL && stop->asked(stop->ctx)) {
             FAIL(e, E_CANCEL, "stopped on request");
@@ -241,32 +326,58 @@ done:
     return st;
 }
 
+static void embed(struct fwd *f, int64_t n_row) {
+    const struct model_on *mo = f->mo;
+    const struct wt *positions = mo->top[ARCH_POSITIONS];
+    dev_embed(mo->dev, f->x, mo->top[ARCH_EMBED], f->ids, model_arch(mo->model)->embed_scale,
+              n_row);
+    if (positions == NULL) return;
+    dev_embed(mo->dev, f->h, positions, f->table_rows, 1, n_row);
+    dev_add(mo->dev, f->x, f->h, 1, n_row);
+}
+
+static void angles(struct fwd *f, int64_t n_row) {
+    struct dev *d = f->mo->dev;
+    const int n_pair = (int)(model_arch(f->mo->model)->n_rot / 2);
+    const struct model_rope *rope = f->mo->rope;
+    for (int c = 0; n_pair > 0 && c < f->mo->n_class; c++) {
+        dev_angles(d, f->ang_abs[c], f->pos_abs, rope[c].freq, n_pair, rope[c].mscale, n_row);
+    }
+    if (f->sinks_turn) {
+        dev_angles(d, f->ang_query, f->pos_query, rope[0].freq, n_pair, rope[0].mscale, n_row);
+    }
+}
+
+static void head(struct fwd *f, int64_t n_row) {
+    const struct arch *a = model_arch(f->mo->model);
+    struct wt *const *top = f->mo->top;
+    norm(f, f->h, f->x, top[ARCH_NORM_OUT], top[ARCH_NORM_OUT_BIAS], n_row);
+    const struct dev_head p = {.logp = f->logp,
+                               .x = f->h,
+                               .w = top[ARCH_HEAD],
+                               .bias = top[ARCH_HEAD_BIAS],
+                               .target = f->targets,
+                               .scale = a->logit_scale,
+                               .softcap = a->logit_softcap,
+                               .logits = f->logits};
+    dev_head(f->mo->dev, &p, n_row);
+}
+
 enum status fwd_run(struct fwd *f, const struct fwd_part *parts, int n_part, const int32_t *ids,
                     const int32_t *targets, int64_t n_row, double *logp,
                     const struct span_stop *stop, struct err *e) {
     enum status st = OK;
     struct dev *d = f->mo->dev;
     const struct model_on *mo = f->mo;
-    const int n_pair = (int)(model_arch(mo->model)->d_head / 2);
     TRY(plan(f, parts, n_part, n_row, e));
     dev_write(d, f->ids, 0, n_row, ids);
     dev_write(d, f->targets, 0, n_row, targets);
-    dev_angles(d, f->ang_abs, f->pos_abs, mo->rope_freq, n_pair, mo->rope_mscale, n_row);
-    if (f->sinks_turn) {
-        dev_angles(d, f->ang_query, f->pos_query, mo->rope_freq, n_pair, mo->rope_mscale, n_row);
-    }
+    angles(f, n_row);
     dev_weights_prepare(d, mo->top, ARCH_ROLE_COUNT);
-    dev_embed(d, f->x, mo->top[ARCH_EMBED], f->ids, 1, n_row);
+    embed(f, n_row);
     st = layers(f, parts, n_part, n_row, stop, e);
     if (st == OK) {
-        norm(f, mo->top[ARCH_NORM_OUT], n_row);
-        const struct dev_head head = {.logp = f->logp,
-                                      .x = f->h,
-                                      .w = mo->top[ARCH_HEAD],
-                                      .target = f->targets,
-                                      .scale = 1,
-                                      .logits = f->logits};
-        dev_head(d, &head, n_row);
+        head(f, n_row);
         dev_read(d, f->logp, 0, n_row, logp);
     }
     dev_weights_release(d, mo->top, ARCH_ROLE_COUNT);

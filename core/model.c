@@ -15,15 +15,15 @@ struct model {
 
 /* ---- binding names to tensors ---- */
 
-static enum status wrong_shape(const struct model *m, const struct model_tensor *s, int64_t n_out,
-                               int64_t n_in, bool vector, struct err *e) {
+static enum status wrong_shape(const struct model *m, const struct model_tensor *s,
+                               const int64_t dim[2], bool vector, struct err *e) {
     struct sbuf have, want;
     sbuf_init(&have);
     sbuf_init(&want);
     for (int i = 0; i < s->n_dim; i++)
         sbuf_printf(&have, "%s%lld", i ? ", " : "", (long long)s->dim[i]);
-    sbuf_printf(&want, "%lld", (long long)n_out);
-    if (!vector) sbuf_printf(&want, ", %lld", (long long)n_in);
+    sbuf_printf(&want, "%lld", (long long)dim[0]);
+    if (!vector) sbuf_printf(&want, ", %lld", (long long)dim[1]);
     const enum status st =
         err_fail(e, E_FORMAT, "tensor %s has shape [%s]; %s asks for [%s]", s->name,
                  sbuf_str(&have), model_files_config(m->files), sbuf_str(&want));
@@ -47,17 +47,23 @@ static enum status find_tensor(const struct model_tensor **out, const struct mod
     }
     *out = s;
     if (s == NULL) return err_fail(e, E_FORMAT, "tensor %s is missing", name);
-    const int64_t n_out = arch_dim(&m->arch, t->n_out), n_in = arch_dim(&m->arch, t->n_in);
-    const bool vector = t->use == WT_VECTOR;
-    const bool ok = vector ? s->n_dim == 1 && s->dim[0] == n_out
-                           : s->n_dim == 2 && s->dim[0] == n_out && s->dim[1] == n_in;
-    if (!ok) return wrong_shape(m, s, n_out, n_in, vector, e);
+    const struct arch_place p = arch_place(&m->arch, t->role, t->part);
+    const int64_t dim[2] = {t->transposed ? p.n_in : p.n_stored_rows,
+                            t->transposed ? p.n_stored_rows : p.n_in};
+    const bool vector = arch_use(t->role) == WT_VECTOR;
+    const bool ok = vector ? s->n_dim == 1 && s->dim[0] == dim[0]
+                           : s->n_dim == 2 && s->dim[0] == dim[0] && s->dim[1] == dim[1];
+    if (!ok) return wrong_shape(m, s, dim, vector, e);
     if (!dtype_is_weight(s->dtype)) {
         return err_fail(e, E_UNSUPPORTED, "tensor %s is stored as %s, which is not computed with",
                         name, s->dtype_text);
     }
     if (vector && dtype_block(s->dtype) > 1) {
         return err_fail(e, E_UNSUPPORTED, "tensor %s is a vector stored as %s", name,
+                        s->dtype_text);
+    }
+    if (t->transposed && dtype_block(s->dtype) > 1) {
+        return err_fail(e, E_UNSUPPORTED, "tensor %s is transposed and stored as %s", name,
                         s->dtype_text);
     }
     return OK;
@@ -95,9 +101,12 @@ static bool tensor_known(const struct model *m, const char *name) {
             if (layer >= 0 && layer < a->n_layer) return true;
         } else if (strcmp(its, name) == 0) {
             return true;
+        } else if (t->also != NULL && strcmp(t->also, name) == 0) {
+            return true;
         }
     }
-    for (const char *const *tail = a->family->ignored_tensors; *tail != NULL; tail++) {
+    const char *const *tail = a->family->ignored_tensors;
+    for (; tail != NULL && *tail != NULL; tail++) {
         if (ends_with(name, *tail)) return true;
     }
     return false;
@@ -197,46 +206,71 @@ enum status model_check_files(const struct model *m, struct err *e) {
 
 static enum status bind(struct wt **out, const struct model_on *mo, enum arch_role role,
                         int64_t layer, enum wt_use use, struct err *e) {
-    const struct arch_tensor *t = arch_tensor_of(mo->model->arch.family, role);
+    const struct arch *a = &mo->model->arch;
+    const struct arch_tensor *t = arch_tensor_of(a->family, role);
     *out = NULL;
-    if (t == NULL || !arch_has(&mo->model->arch, t)) return OK;
+    if (t == NULL || !arch_has(a, t)) return OK;
     const struct model_tensor *s = NULL;
     const enum status st = find_tensor(&s, mo->model, t, layer, e);
     if (st != OK) return st;
-    const int64_t n_out = s->dim[0], n_in = s->n_dim > 1 ? s->dim[1] : 1;
+    const struct arch_place p = arch_place(a, role, t->part);
     const struct dev_weight_src src = {.name = s->name,
                                        .data = s->data,
                                        .dtype = s->dtype,
-                                       .n_out = n_out,
-                                       .n_in = n_in,
-                                       .n_stored_rows = n_out,
-                                       .block = n_out};
+                                       .n_out = p.n_out,
+                                       .n_in = p.n_in,
+                                       .n_stored_rows = p.n_stored_rows,
+                                       .first = p.first,
+                                       .block = p.block,
+                                       .stride = p.stride,
+                                       .transposed = t->transposed};
     return dev_weight_new(out, mo->dev, use, &src, e);
+}
+
+// Slopes are in no file: a weight made here, in double for the devices that compute in it.
+static enum status make_slopes(struct model_on *mo, struct err *e) {
+    enum status st = OK;
+    const struct arch *a = &mo->model->arch;
+    if (a->positions != POS_ALIBI) return OK;
+    TRY(mem_zalloc(&mo->slopes, (size_t)a->n_head, sizeof(double), e));
+    arch_slopes(a, mo->slopes);
+    const struct dev_weight_src src = {.name = "ALiBi slopes",
+                                       .data = mo->slopes,
+                                       .dtype = DT_F64,
+                                       .n_out = a->n_head,
+                                       .n_in = 1,
+                                       .n_stored_rows = a->n_head,
+                                       .block = a->n_head};
+    TRY(dev_weight_new(&mo->top[ARCH_SLOPES], mo->dev, WT_VECTOR, &src, e));
+done:
+    return st;
 }
 
 static enum status bind_all(struct model_on *mo, struct err *e) {
     enum status st = OK;
     const struct arch *a = &mo->model->arch;
-    TRY(bind(&mo->top[ARCH_EMBED], mo, ARCH_EMBED, 0, WT_TABLE, e));
-    TRY(bind(&mo->top[ARCH_NORM_OUT], mo, ARCH_NORM_OUT, 0, WT_VECTOR, e));
-    TRY(bind(&mo->top[ARCH_HEAD], mo, a->tied ? ARCH_EMBED : ARCH_HEAD, 0, WT_MATRIX, e));
-    for (int64_t l = 0; l < a->n_layer; l++) {
-        for (int i = 0; i < a->family->n_tensor; i++) {
-            const struct arch_tensor *t = &a->family->tensors[i];
-            if (arch_per_layer(t))
-                TRY(bind(&mo->layer[l * ARCH_ROLE_COUNT + t->role], mo, t->role, l, t->use, e));
+    for (int i = 0; i < a->family->n_tensor; i++) {
+        const struct arch_tensor *t = &a->family->tensors[i];
+        if (t->role == ARCH_ROPE_FREQS) continue; // read by rope_freqs
+        const int64_t n = arch_per_layer(t) ? a->n_layer : 1;
+        for (int64_t l = 0; l < n; l++) {
+            struct wt **at =
+                arch_per_layer(t) ? &mo->layer[l * ARCH_ROLE_COUNT + t->role] : &mo->top[t->role];
+            TRY(bind(at, mo, t->role, l, arch_use(t->role), e));
         }
     }
+    if (a->tied) TRY(bind(&mo->top[ARCH_HEAD], mo, ARCH_EMBED, 0, WT_MATRIX, e));
+    TRY(make_slopes(mo, e));
 done:
     return st;
 }
 
-// Angle per position of each rotary pair.
-static enum status rope_freqs(struct model_on *mo, struct err *e) {
+/* ---- positions ---- */
+
+// Divides by the factors that some GGUF files carry as a tensor.
+static enum status divide_freqs(const struct model_on *mo, double *freq, struct err *e) {
     const struct arch *a = &mo->model->arch;
     const struct model_tensor *s = NULL;
-    arch_rope_freqs(a, mo->rope_freq, &mo->rope_mscale);
-    if (!a->rope_freqs) return OK;
     const enum status st =
         find_tensor(&s, mo->model, arch_tensor_of(a->family, ARCH_ROPE_FREQS), 0, e);
     if (st != OK) return st;
@@ -244,16 +278,43 @@ static enum status rope_freqs(struct model_on *mo, struct err *e) {
         return err_fail(e, E_UNSUPPORTED, "tensor %s is stored as %s; F32 is read", s->name,
                         s->dtype_text);
     }
-    for (int64_t k = 0; k < a->d_head / 2; k++) {
+    for (int64_t k = 0; k < a->n_rot / 2; k++) {
         float by = 0;
         memcpy(&by, s->data + (size_t)k * sizeof by, sizeof by);
         if (!(by > 0 && isfinite(by))) {
             return err_fail(e, E_FORMAT, "tensor %s: element %lld is not a positive number",
                             s->name, (long long)k);
         }
-        mo->rope_freq[k] /= (double)by;
+        freq[k] /= (double)by;
     }
     return OK;
+}
+
+static enum status rope_freqs(struct model_on *mo, struct err *e) {
+    enum status st = OK;
+    const struct arch *a = &mo->model->arch;
+    const struct arch_rope *const settings[2] = {&a->rope, &a->rope_local};
+    for (int c = 0; a->n_rot > 0 && c < mo->n_class; c++) {
+        struct model_rope *r = &mo->rope[c];
+        TRY(mem_zalloc(&r->freq, (size_t)(a->n_rot / 2), sizeof(double), e));
+        arch_rope_freqs(a, settings[c], r->freq, &r->mscale);
+        if (a->rope_freqs && c == 0) TRY(divide_freqs(mo, r->freq, e));
+    }
+done:
+    return st;
+}
+
+// Class 0: layers that follow the setting's S and W. Class 1: local layers.
+static void classify(struct model_on *mo) {
+    const struct arch *a = &mo->model->arch;
+    const bool locals = a->family->window == WINDOW_LOCAL;
+    mo->n_class = locals ? 2 : 1;
+    mo->classes[0] =
+        (struct vis_class){.window = a->family->window == WINDOW_DENSE ? a->window : 0};
+    mo->classes[1] = (struct vis_class){.window = a->window, .always = true};
+    for (int64_t l = 0; l < a->n_layer; l++) {
+        mo->class_of_layer[l] = locals && arch_is_local(a, l) ? 1 : 0;
+    }
 }
 
 enum status model_on_open(struct model_on **out, const struct model *m, struct dev *d,
@@ -267,12 +328,7 @@ enum status model_on_open(struct model_on **out, const struct model *m, struct d
     mo->dev = d;
     TRY(mem_zalloc(&mo->layer, (size_t)a->n_layer * ARCH_ROLE_COUNT, sizeof(struct wt *), e));
     TRY(mem_zalloc(&mo->class_of_layer, (size_t)a->n_layer, sizeof(int), e));
-    TRY(mem_zalloc(&mo->classes, 1, sizeof(struct vis_class), e));
-    TRY(mem_zalloc(&mo->rope_freq, (size_t)(a->d_head / 2), sizeof(double), e));
-    // In this version's families every layer looks alike; per-layer windows fill more classes.
-    mo->n_class = 1;
-    mo->classes[0] =
-        (struct vis_class){.window = a->family->window == WINDOW_DENSE ? a->window : 0};
+    classify(mo);
     TRY(rope_freqs(mo, e));
     TRY(bind_all(mo, e));
     *out = mo;
@@ -289,8 +345,8 @@ void model_on_close(struct model_on *mo) {
     for (int i = 0; i < ARCH_ROLE_COUNT; i++) dev_weight_free(mo->top[i]);
     mem_free(mo->layer);
     mem_free(mo->class_of_layer);
-    mem_free(mo->classes);
-    mem_free(mo->rope_freq);
+    for (int c = 0; c < MODEL_MAX_CLASS; c++) mem_free(mo->rope[c].freq);
+    mem_free(mo->slopes);
     mem_free(mo);
 }
 

@@ -47,16 +47,24 @@ bool model_entry_at(const struct model *m, size_t i, struct model_entry *out);
 
 /* ---- on a device ---- */
 
+enum { MODEL_MAX_CLASS = 2 };
+
+struct model_rope {
+    double *freq; /* owned f64 [n_rot / 2], NULL where nothing turns */
+    double mscale;
+};
+
 struct model_on {
     const struct model *model; /* borrowed: outlives this */
     struct dev *dev;           /* borrowed: outlives this */
     struct wt **layer;         /* owned [n_layer][ARCH_ROLE_COUNT], NULL where the model has none */
-    struct wt *top[ARCH_ROLE_COUNT]; /* owned: embedding, last norm, head */
-    struct vis_class *classes;       /* owned [n_class]: distinct windows of the layers */
+    struct wt *top[ARCH_ROLE_COUNT]; /* owned: what is not of a layer */
+    /* Layers that see the same keys and turn alike. 0: those that follow S and W; 1: local layers. */
+    struct vis_class classes[MODEL_MAX_CLASS];
+    struct model_rope rope[MODEL_MAX_CLASS];
     int n_class;
     int *class_of_layer; /* owned [n_layer] */
-    double *rope_freq;   /* owned f64 [d_head / 2] */
-    double rope_mscale;
+    double *slopes;      /* owned f64 [n_head], what top[ARCH_SLOPES] reads; NULL without ALiBi */
 };
 
 enum status model_on_open(struct model_on **out, const struct model *m, struct dev *d,

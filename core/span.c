@@ -65,6 +65,7 @@ enum status span_add(struct span *sp, struct cache *c, const int32_t *ids, const
                  targets[i], (long long)(cache_pos(c) + i + 1), (long long)n_vocab);
         }
     }
+    TRY(fwd_check(sp->fwd, c, n, e));
     TRY(mem_grow(&sp->parts, &sp->part_cap, (size_t)sp->n_part + 1, sizeof *sp->parts, e));
     sp->parts[sp->n_part++] = (struct fwd_part){.cache = c, .row = sp->n_row, .n = n, .keep = keep};
     memcpy(sp->ids + sp->n_row, ids, (size_t)n * sizeof *ids);
@@ -73,6 +74,10 @@ enum status span_add(struct span *sp, struct cache *c, const int32_t *ids, const
     sp->n_row += n;
 done:
     return st;
+}
+
+enum status span_check(const struct span *sp, const struct cache *c, int64_t n, struct err *e) {
+    return fwd_check(sp->fwd, c, n, e);
 }
 
 enum status span_run(struct span *sp, const struct span_stop *stop, struct err *e) {
@@ -109,8 +114,8 @@ const struct buf *span_logits(const struct span *sp) {
 }
 
 int64_t span_bytes(const struct arch *a, int64_t n_row, int64_t cache_rows_most, size_t kv_bytes) {
-    const int64_t act = 2 * a->d_model + 3 * a->n_head * a->d_head + 2 * a->n_kv * a->d_head +
-                        2 * a->d_ff + 2 * a->d_head;
+    const int64_t act = 3 * a->d_model + 3 * a->n_head * a->d_head + 2 * a->n_kv * a->d_head +
+                        2 * a->d_ff + 3 * a->n_rot;
     const int64_t work = 2 * a->n_kv * a->d_head * (int64_t)kv_bytes;
     return n_row * (act * 4 + 64) + (n_row + cache_rows_most) * work;
 }

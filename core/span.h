@@ -37,10 +37,15 @@ int64_t span_rows(const struct span *sp); /* rows added since the last span_clea
 /* Adds the next n tokens (1 <= n <= span_room) of the document behind `c`, at most once per
  * document and span. ids i32 [n]; targets i32 [n]: the token whose log-probability is wanted after
  * each, or -1. keep: more tokens of this document follow in later spans. *row: where its results
- * begin. Ids must lie in the vocabulary (E_ARG). Copies what it is given; `c` is borrowed until
- * span_clear. */
+ * begin. Errors, before anything is added: E_ARG for ids outside the vocabulary, and as span_check. Copies what it is given; `c` is
+ * borrowed until span_clear. */
 enum status span_add(struct span *sp, struct cache *c, const int32_t *ids, const int32_t *targets,
                      int64_t n, bool keep, int64_t *row, struct err *e) WARN_UNUSED;
+
+/* Whether the model can compute the next n tokens of the document behind `c`. E_ARG where its
+ * positions end before them, or where they see more keys than it is defined for. */
+enum status span_check(const struct span *sp, const struct cache *c, int64_t n,
+                       struct err *e) WARN_UNUSED;
 
 /* Runs what was added and advances the caches that are kept. On failure (E_CANCEL, E_NOMEM,
  * E_DEVICE, E_FORMAT for weights that hold NaN, E_IO for a model file cut short) no cache has

@@ -87,9 +87,9 @@ static void count_flops(const struct bench *b, const struct vis_rule *rule, int6
     const struct arch *a = model_arch(b->model);
     for (int i = 0; i < a->family->n_tensor; i++) {
         const struct arch_tensor *t = &a->family->tensors[i];
-        if (t->use != WT_MATRIX || t->role == ARCH_HEAD || !arch_has(a, t)) continue;
-        flops[DEV_LINEAR] +=
-            2.0 * (double)a->n_layer * (double)arch_dim(a, t->n_out) * (double)arch_dim(a, t->n_in);
+        if (arch_use(t->role) != WT_MATRIX || t->role == ARCH_HEAD || !arch_has(a, t)) continue;
+        const struct arch_place p = arch_place(a, t->role, t->part);
+        flops[DEV_LINEAR] += 2.0 * (double)a->n_layer * (double)p.n_out * (double)p.n_in;
     }
     for (int64_t l = 0; l < a->n_layer; l++) {
         const struct vis_class *c = &b->mo->classes[b->mo->class_of_layer[l]];

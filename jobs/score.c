@@ -26,6 +26,7 @@ enum status score_open(struct scorer **out, const struct score_config *c, struct
     TRY(mem_zalloc(&s, 1, sizeof *s, e));
     s->cfg = *c;
     s->n_setting = (int)c->man->n_settings;
+    s->exact = dev_kv_dtype(c->mo->dev) == DT_F64;
     sbuf_init(&s->line);
     TRY(mem_zalloc(&s->rules, c->man->n_settings, sizeof *s->rules, e));
     for (int i = 0; i < s->n_setting; i++) s->rules[i] = score_rule(&c->man->settings[i]);
@@ -131,11 +132,16 @@ static enum status add_piece(struct scorer *s, struct doc *d, int64_t n, bool ke
     TRY(mem_grow(&s->pieces, &s->cap_piece, (size_t)s->n_piece + 1, sizeof *s->pieces, e));
     struct score_piece *p = &s->pieces[s->n_piece];
     *p = (struct score_piece){.doc = d, .n = n, .first_id = s->reader.queue[0]};
+    // Under every setting before anything is added: a document fails as a whole.
+    for (int i = 0; i < s->n_setting && st == OK; i++) {
+        st = span_check(s->span, d->tracks[i].cache, n, &why);
+    }
     for (int i = 0; i < s->n_setting; i++) {
         int64_t row = 0;
-        st = span_add(s->span, d->tracks[i].cache, s->reader.queue, s->reader.queue + 1, n, keep,
-                      &row, &why);
-        if (st == E_ARG) { // an id outside the vocabulary: found before anything was added
+        if (st == OK)
+            st = span_add(s->span, d->tracks[i].cache, s->reader.queue, s->reader.queue + 1, n,
+                          keep, &row, &why);
+        if (st == E_ARG) { // ids or positions the model does not have: nothing was added
             d->failure = why;
             d->ended = true;
             return OK;
@@ -217,7 +223,7 @@ static enum status add_entry(struct scorer *s, struct doc *d, int32_t id, const 
     d->block_ids[at] = id;
     for (int i = 0; i < s->n_setting; i++) {
         struct doc_track *t = &d->tracks[i];
-        const double x = num_round_f32(logp[i * stride]);
+        const double x = s->exact ? logp[i * stride] : num_round_f32(logp[i * stride]);
         t->logp[at] = x;
         if (d->n_entries == 0) continue;
         if (!isfinite(x)) {

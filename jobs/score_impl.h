@@ -18,6 +18,7 @@ struct scorer {
     struct score_config cfg;
     struct vis_rule *rules; /* owned [n_setting] */
     int n_setting;
+    bool exact;        /* the oracle computes in double: nothing is rounded to float32 */
     struct span *span; /* owned */
     struct doc_reader reader;
     struct sbuf line; /* scratch */

@@ -145,12 +145,14 @@ enum status dev_weight_new(struct wt **out, struct dev *d, enum wt_use use,
     *out = NULL;
     if (src == NULL || src->name == NULL || src->data == NULL)
         return err_fail(e, E_BUG, "a weight without name or data");
-    if (!dtype_is_weight(src->dtype))
+    if (!dtype_is_weight(src->dtype) && !(use == WT_VECTOR && src->dtype == DT_F64))
         return err_fail(e, E_UNSUPPORTED, "%s: weights of type %s", src->name,
                         dtype_name(src->dtype));
     if (src->n_in % dtype_block(src->dtype) != 0)
         return err_fail(e, E_UNSUPPORTED, "%s: rows of %lld elements are not whole blocks of %s",
                         src->name, (long long)src->n_in, dtype_name(src->dtype));
+    if (src->transposed && (use != WT_MATRIX || dtype_block(src->dtype) > 1))
+        return err_fail(e, E_BUG, "%s: transposed, and not a matrix of single elements", src->name);
     if (src->n_out < 1 || src->n_in < 1 || (use == WT_VECTOR && src->n_in != 1) ||
         !src_in_bounds(src))
         return err_fail(e, E_BUG, "%s: rows [%lld x %lld] outside the stored %lld rows", src->name,
@@ -176,6 +178,12 @@ bool dev_src_floats(float *out, const unsigned char *p, enum dtype type, int64_t
     if (dtype_block(type) > 1) return dev_quant_floats(out, p, type, n);
     if (type == DT_F32) {
         memcpy(out, p, (size_t)n * sizeof *out);
+    } else if (type == DT_F64) {
+        for (int64_t i = 0; i < n; i++) {
+            double x;
+            memcpy(&x, p + 8 * i, sizeof x);
+            out[i] = (float)x;
+        }
     } else if (type == DT_BF16) {
         for (int64_t i = 0; i < n; i++) {
             bf16_t h;

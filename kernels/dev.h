@@ -84,13 +84,16 @@ void dev_read(struct dev *d, const struct buf *src, int64_t row, int64_t n, void
 /* Where a weight lies in a mapped file. Logical row i is stored row first + (i / block) * stride + i % block,
  * so that fused tensors (qkv in one, per head or not) are taken apart by description, without a copy. */
 struct dev_weight_src {
-    const char *name;    /* borrowed: appears in errors */
-    const void *data;    /* borrowed: must stay mapped until the weight is freed; any alignment */
-    enum dtype dtype;    /* dtype_is_weight(); n_in is a multiple of its block */
+    const char *name; /* borrowed: appears in errors */
+    const void *data; /* borrowed: must stay mapped until the weight is freed; any alignment */
+    enum dtype
+        dtype; /* dtype_is_weight(), or DT_F64 for a vector; n_in is a multiple of its block */
     int64_t n_out, n_in; /* logical shape [n_out, n_in], row-major */
     int64_t
         n_stored_rows; /* rows of the stored tensor [n_stored_rows, n_in]: bounds are checked against it */
     int64_t first, block, stride; /* whole tensor in order: 0, n_out, 0 */
+    bool transposed; /* stored as [n_in, n_stored_rows] (WT_MATRIX only, elements that stand alone):
+                        element (i, k) is number k * n_stored_rows + (stored row of i) */
 };
 
 enum wt_use {

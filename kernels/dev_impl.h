@@ -106,6 +106,13 @@ static inline const unsigned char *dev_src_ptr(const struct dev_weight_src *s, i
            (size_t)dev_src_row(s, i) * dtype_row_bytes(s->dtype, s->n_in);
 }
 
+/* Where element (i, k) of a transposed matrix lies. */
+static inline const unsigned char *dev_src_transposed(const struct dev_weight_src *s, int64_t i,
+                                                      int64_t k) {
+    return (const unsigned char *)s->data +
+           (size_t)(k * s->n_stored_rows + dev_src_row(s, i)) * dtype_bytes(s->dtype);
+}
+
 /* Converts n elements at p (any alignment; whole blocks) to float. False when one of them is NaN or
  * infinite. */
 bool dev_src_floats(float *out, const unsigned char *p, enum dtype type, int64_t n);

@@ -181,8 +181,8 @@ static void test_entries(void **state) {
         bytes += t.bytes;
         assert_non_null(t.use);
         assert_null(t.ignored);
-        assert_int_equal(t.dim[0], arch_dim(a, t.use->n_out));
-        assert_int_equal(t.n_dim, t.use->use == WT_VECTOR ? 1 : 2);
+        assert_int_equal(t.dim[0], arch_place(a, t.use->role, t.use->part).n_stored_rows);
+        assert_int_equal(t.n_dim, arch_use(t.use->role) == WT_VECTOR ? 1 : 2);
         assert_int_equal(t.layer >= 0, t.use->role >= ARCH_NORM_ATTN);
         n_query += t.use->role == ARCH_Q;
     }

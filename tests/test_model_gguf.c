@@ -83,7 +83,7 @@ static void put_rope_freqs(struct gw *w, const struct arch *a) {
     double scaled[64], mscale = 0;
     float by[64];
     const int64_t n = a->d_head / 2;
-    arch_rope_freqs(a, scaled, &mscale);
+    arch_rope_freqs(a, &a->rope, scaled, &mscale);
     for (int k = 0; k < n; k++)
         by[k] = (float)(pow(a->rope.theta, -2.0 * k / (double)a->d_head) / scaled[k]);
     gw_tensor(w, "rope_freqs.weight", 1, &n, DT_F32, by, (size_t)n * sizeof *by);
@@ -219,6 +219,7 @@ static const struct arch shape = {.n_layer = 1,
                                   .n_vocab = 96,
                                   .n_ctx_train = 512,
                                   .norm_eps = 1e-5,
+                                  .norm_mlp = true,
                                   .rope = {.theta = 10000, .factor = 1}};
 
 // Matrices in `type`; the same numbers in F32 under the other format's names and row order.
@@ -233,10 +234,11 @@ static void write_both(enum dtype type, const char *gguf, const char *dir) {
     put_metadata(&w, &shape);
     for (int i = 0; i < fam->n_tensor; i++) {
         const struct arch_tensor *t = &fam->tensors[i];
-        if (t->when != WHEN_ALWAYS && t->when != WHEN_UNTIED) continue;
-        const bool vector = t->use == WT_VECTOR;
+        if (!arch_has(&shape, t)) continue;
+        const bool vector = arch_use(t->role) == WT_VECTOR;
         const enum dtype as = vector ? DT_F32 : type;
-        const int64_t dim[2] = {arch_dim(&shape, t->n_out), arch_dim(&shape, t->n_in)};
+        const struct arch_place place = arch_place(&shape, t->role, t->part);
+        const int64_t dim[2] = {place.n_out, place.n_in};
         const size_t row_bytes = dtype_row_bytes(as, dim[1]), bytes = row_bytes * (size_t)dim[0];
         unsigned char *data = malloc(bytes);
         float *f32 = malloc((size_t)(dim[0] * dim[1]) * sizeof(float));

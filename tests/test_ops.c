@@ -463,13 +463,69 @@ static void test_weights(void **state) {
     }
 }
 
+/* A matrix stored the other way round, part of a fused one as well, is the same matrix; slopes and
+ * biases may come in double. */
+static void transposed_body(struct ops_run *r) {
+    enum { IN = 300, STORED = 150, OUT = 100, N = 3 };
+    float *w = ops_inputs(r, STORED * IN, 1), *x = ops_inputs(r, N * IN, 1);
+    float *turned = malloc(STORED * IN * sizeof *turned);
+    double bias[OUT];
+    assert_non_null(turned);
+    for (int i = 0; i < OUT; i++) bias[i] = 1.0 / 3 + i;
+    for (int i = 0; i < STORED; i++)
+        for (int k = 0; k < IN; k++) turned[k * STORED + i] = w[i * IN + k];
+    for (int dev = 0; dev < 2; dev++) {
+        struct dev *d = dev == 0 ? r->ref : r->cpu;
+        struct buf *bx = ops_buf(d, BUF_ACT, N, IN, x);
+        double *y[2];
+        for (int t = 0; t < 2; t++) {
+            const struct dev_weight_src src = {.name = "w.fused",
+                                               .data = t == 0 ? w : turned,
+                                               .dtype = DT_F32,
+                                               .n_out = OUT,
+                                               .n_in = IN,
+                                               .n_stored_rows = STORED,
+                                               .first = 1,
+                                               .block = 20,
+                                               .stride = 30,
+                                               .transposed = t == 1};
+            const struct dev_weight_src vector = {.name = "b.f64",
+                                                  .data = bias,
+                                                  .dtype = DT_F64,
+                                                  .n_out = OUT,
+                                                  .n_in = 1,
+                                                  .n_stored_rows = OUT,
+                                                  .block = OUT};
+            struct wt *both[2] = {NULL, NULL};
+            struct buf *by = ops_buf(d, BUF_ACT, N, OUT, NULL);
+            assert_int_equal(dev_weight_new(&both[0], d, WT_MATRIX, &src, NULL), OK);
+            assert_int_equal(dev_weight_new(&both[1], d, WT_VECTOR, &vector, NULL), OK);
+            dev_weights_prepare(d, both, 2);
+            dev_linear(d, by, bx, both[0], both[1], N);
+            y[t] = ops_get(d, by, N, OUT);
+            dev_weights_release(d, both, 2);
+            buf_free(by);
+            dev_weight_free(both[0]), dev_weight_free(both[1]);
+        }
+        assert_memory_equal(y[0], y[1], N * OUT * sizeof(double));
+        free(y[0]), free(y[1]);
+        buf_free(bx);
+    }
+    free(w), free(x), free(turned);
+}
+static void test_transposed(void **state) {
+    (void)state;
+    ops_each(transposed_body);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_linear),    cmocka_unit_test(test_head),
+        cmocka_unit_test(test_linear),     cmocka_unit_test(test_head),
         cmocka_unit_test(test_rows),
 
-        cmocka_unit_test(test_moved_row), cmocka_unit_test(test_head_nan),
-        cmocka_unit_test(test_errors),    cmocka_unit_test(test_weights),
+        cmocka_unit_test(test_moved_row),  cmocka_unit_test(test_head_nan),
+        cmocka_unit_test(test_transposed), cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_weights),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) == 0 ? 0 : 1;
 }

@@ -19,9 +19,32 @@
 
 #define FIXTURES "tests/data/fixtures/"
 
-static const char *const names[] = {
-    "llama",           "llama_tied", "mistral", "yi", "llama_rope_linear", "llama_rope_llama3",
-    "llama_rope_yarn", "mistral_swa"};
+static const char *const names[] = {"llama",
+                                    "llama_tied",
+                                    "mistral",
+                                    "yi",
+                                    "llama_rope_linear",
+                                    "llama_rope_llama3",
+                                    "llama_rope_yarn",
+                                    "mistral_swa",
+                                    "qwen2",
+                                    "qwen3",
+                                    "stablelm2",
+                                    "stablelm_epoch",
+                                    "phi3",
+                                    "gemma3",
+                                    "gpt_neox",
+                                    "gpt_neox_seq",
+                                    "gptj",
+                                    "falcon_mq",
+                                    "falcon_new",
+                                    "mpt",
+                                    "btlm",
+                                    "qwen",
+                                    "gpt2",
+                                    "opt",
+                                    "falcon_alibi"};
+enum { RECORDED = 94 }; // modes of all of them
 static const char *const modes[] = {"dense",         "sink_s4_w28",       "sink_s1_w15",
                                     "window_s0_w32", "prefill100_s4_w28", "chunk16_s4_w28"};
 
@@ -146,13 +169,13 @@ static int compare_all(const char *kind, enum cpu_isa isa, double budget) {
 
 static void test_ref_equals_reference(void **state) {
     (void)state;
-    assert_int_equal(compare_all("ref", CPU_PORTABLE, 1e-9), 27);
+    assert_int_equal(compare_all("ref", CPU_PORTABLE, 1e-9), RECORDED);
 }
 
 static void test_cpu_equals_reference(void **state) {
     (void)state;
     for (int isa = CPU_PORTABLE; isa <= (int)cpu_isa_best(); isa++) {
-        assert_int_equal(compare_all("cpu", (enum cpu_isa)isa, 1e-4), 27);
+        assert_int_equal(compare_all("cpu", (enum cpu_isa)isa, 1e-4), RECORDED);
     }
 }
 
@@ -238,6 +261,34 @@ static void test_span_sizes_same_bytes(void **state) {
         }
     }
     json_close(f.ref);
+}
+
+/* Every family under every rule that it has, cut small and not at all. */
+static void test_families_same_bytes(void **state) {
+    (void)state;
+    static const int64_t sizes[] = {1, 7, 64};
+    for (size_t k = 0; k < COUNTOF(names); k++) {
+        struct fixture f;
+        struct rig r;
+        char dir[256];
+        double whole[4096], cut[4096];
+        fixture_open(&f, names[k]);
+        snprintf(dir, sizeof dir, FIXTURES "%s", names[k]);
+        rig_open(&r, dir, "cpu", cpu_isa_best(), 2, DT_BF16);
+        struct vis_rule rules[6];
+        rules_for_laws(rules);
+        for (int i = 0; i < 6; i++) {
+            if (model_arch(r.model)->positions == POS_LEARNED && !rules[i].dense) continue;
+            score(&r, &rules[i], f.ids, f.n, f.n, whole);
+            for (size_t s = i == 0 ? 0 : 1; s < COUNTOF(sizes); s++) {
+                score(&r, &rules[i], f.ids, f.n, sizes[s], cut);
+                if (memcmp(whole, cut, (size_t)(f.n - 1) * sizeof whole[0]) != 0)
+                    fail_msg("%s rule %d: spans of %d rows differ", names[k], i, (int)sizes[s]);
+            }
+        }
+        rig_close(&r);
+        json_close(f.ref);
+    }
 }
 
 static void test_threads_same_bytes(void **state) {
@@ -452,6 +503,42 @@ static void test_given_up_span(void **state) {
     json_close(f.ref);
 }
 
+/* What a model has no positions for is refused before anything is added. */
+static void test_positions_end(void **state) {
+    (void)state;
+    static const char *const which[] = {"gpt2", "opt"};
+    static int32_t ids[500];
+    for (size_t i = 0; i < COUNTOF(which); i++) {
+        char dir[256];
+        struct rig r;
+        struct err e = {0};
+        struct span *sp = NULL;
+        struct cache *c = NULL;
+        int64_t row = 0;
+        const struct vis_rule dense = {.dense = true, .n_chunk = 1},
+                              sink = {.n_sink = 4, .n_win = 28, .n_chunk = 1};
+        snprintf(dir, sizeof dir, FIXTURES "%s", which[i]);
+        rig_open(&r, dir, "cpu", cpu_isa_best(), 1, DT_F32);
+        must(span_open(&sp, r.on, 500, &e), &e);
+        must(cache_open(&c, r.on, &dense, &e), &e);
+        assert_int_equal(span_add(sp, c, ids, ids, 449, false, &row, &e), E_ARG);
+        assert_non_null(strstr(e.msg, "past token 448"));
+        must(span_add(sp, c, ids, ids, 448, false, &row, NULL), &e);
+        must(span_run(sp, NULL, NULL), &e);
+        span_clear(sp);
+        cache_close(c);
+        e = (struct err){0};
+        must(cache_open(&c, r.on, &sink, &e), &e);
+        assert_int_equal(span_add(sp, c, ids, ids, 34, false, &row, &e), E_ARG);
+        assert_non_null(strstr(e.msg, "token 33 leaves the cache"));
+        must(span_add(sp, c, ids, ids, 33, false, &row, NULL), &e);
+        must(span_run(sp, NULL, NULL), &e);
+        cache_close(c);
+        span_close(sp);
+        rig_close(&r);
+    }
+}
+
 static void test_ids_outside_the_vocabulary(void **state) {
     (void)state;
     struct rig r;
@@ -480,12 +567,14 @@ int main(void) {
         cmocka_unit_test(test_cpu_equals_reference),
         cmocka_unit_test(test_logits),
         cmocka_unit_test(test_span_sizes_same_bytes),
+        cmocka_unit_test(test_families_same_bytes),
         cmocka_unit_test(test_threads_same_bytes),
         cmocka_unit_test(test_packing_same_bytes),
         cmocka_unit_test(test_rows_to_C_equal_dense),
         cmocka_unit_test(test_no_drift),
         cmocka_unit_test(test_save_and_restore),
         cmocka_unit_test(test_given_up_span),
+        cmocka_unit_test(test_positions_end),
         cmocka_unit_test(test_ids_outside_the_vocabulary),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

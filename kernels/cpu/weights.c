@@ -63,20 +63,41 @@ const float *cpu_vector(const struct wt *w, int64_t at) {
     return w == NULL ? zeros : (const float *)w->state + at;
 }
 
+// Columns k.. of rows row.. of a transposed matrix as rows of x, PACK_K apart. Stored rows that lie
+// side by side are converted together.
+static bool read_transposed(const struct cpu_dev *d, const struct dev_weight_src *s, int64_t row,
+                            int n, int64_t k, int64_t n_k, float *x) {
+    float column[PAD];
+    bool ok = true;
+    for (int i = 0, run = 0; i < n; i += run) {
+        for (run = 1; i + run < n && run < PAD &&
+                      dev_src_row(s, row + i + run) == dev_src_row(s, row + i) + run;)
+            run++;
+        for (int64_t j = 0; j < n_k; j++) {
+            ok &= d->k->floats(column, dev_src_transposed(s, row + i, k + j), s->dtype, run);
+            for (int r = 0; r < run; r++) x[(i + r) * PACK_K + j] = column[r];
+        }
+    }
+    return ok;
+}
+
 // Panel p of a matrix: nr of its rows, step-major. False when something in it is not finite.
 static bool pack_panel(const struct cpu_dev *d, const struct dev_weight_src *s, int64_t p,
                        uint32_t *out) {
     const int nr = d->k->nr;
     const int64_t row = p * nr;
     const int n = (int)(s->n_out - row < nr ? s->n_out - row : nr);
-    float x[PACK_K];
+    float line[PACK_K], lines[PAD * PACK_K];
     uint32_t words[PAD * PACK_K];
     bool ok = true;
     for (int64_t k = 0; k < s->n_in; k += PACK_K) {
         const int64_t n_k = s->n_in - k < PACK_K ? s->n_in - k : PACK_K;
+        if (s->transposed) ok &= read_transposed(d, s, row, n, k, n_k, lines);
         for (int i = 0; i < n; i++) {
-            ok &= d->k->floats(x, dev_src_ptr(s, row + i) + dtype_row_bytes(s->dtype, k), s->dtype,
-                               n_k);
+            const float *x = s->transposed ? lines + i * PACK_K : line;
+            if (!s->transposed)
+                ok &= d->k->floats(line, dev_src_ptr(s, row + i) + dtype_row_bytes(s->dtype, k),
+                                   s->dtype, n_k);
             cpu_words(d, words + i * PACK_K, x, n_k);
         }
         d->k->transpose(out + cpu_steps(d, k) * nr, nr, nr, words, PACK_K, n, cpu_steps(d, n_k));

@@ -7,6 +7,7 @@
 
 double ref_weight(const struct wt *w, int64_t row, int64_t col) {
     const enum dtype type = w->src.dtype;
+    if (w->src.transposed) return ref_element(dev_src_transposed(&w->src, row, col), type, 0);
     const int i = type < DT_Q8_0 ? 0 : (int)(col % dtype_block(type));
     return ref_element(dev_src_ptr(&w->src, row) + dtype_row_bytes(type, col), type, i);
 }

@@ -55,7 +55,9 @@ static double element_6_k(const unsigned char *p, int i) {
 double ref_element(const unsigned char *p, enum dtype type, int i) {
     uint16_t h;
     float f;
+    double x;
     switch (type) {
+    case DT_F64: memcpy(&x, p, sizeof x); return x;
     case DT_F32: memcpy(&f, p, sizeof f); return (double)f;
     case DT_F16: memcpy(&h, p, sizeof h); return (double)dtype_f16_to_f32(h);
     case DT_BF16: memcpy(&h, p, sizeof h); return (double)dtype_bf16_to_f32(h);
