@@ -175,8 +175,9 @@ static const struct arch_field qwen_fields[] = {
 
 static void settle_qwen(struct arch *a) {
     a->d_ff /= 2;
-    // Both do nothing while no query sees more than seq_length keys.
-    if (a->given.logn || a->given.dynamic_ntk) a->n_seen_most = a->n_ctx_train;
+    if (a->given.logn) a->n_logn = a->n_ctx_train;
+    // Changes nothing while no query sees more than seq_length keys.
+    if (a->given.dynamic_ntk) a->n_seen_most = a->n_ctx_train;
 }
 
 const struct arch_family arch_qwen = {.name = "qwen",

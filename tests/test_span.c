@@ -6,7 +6,6 @@
 #include "core/span.h"
 #include "io/json.h"
 #include "io/safetensors.h"
-#include "tests/support_raw.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -43,10 +42,21 @@ static const char *const names[] = {"llama",
                                     "qwen",
                                     "gpt2",
                                     "opt",
-                                    "falcon_alibi"};
-enum { RECORDED = 94 }; // modes of all of them
-static const char *const modes[] = {"dense",         "sink_s4_w28",       "sink_s1_w15",
-                                    "window_s0_w32", "prefill100_s4_w28", "chunk16_s4_w28"};
+                                    "falcon_alibi",
+                                    "llama_biases",
+                                    "mistral_hd24",
+                                    "qwen2_hd80",
+                                    "qwen3_hd96",
+                                    "gemma3_hd256",
+                                    "stablelm2_par",
+                                    "phi3_long",
+                                    "mpt_clip",
+                                    "mpt_qkln",
+                                    "gpt_neox_hd24",
+                                    "gptj_hd20",
+                                    "falcon_mq_bias",
+                                    "falcon_one_norm"};
+enum { RECORDED = 94 + 9 * 3 + 13 * 4 }; // modes of all of them
 
 static void must(enum status st, const struct err *e) {
     if (st != OK) fail_msg("%s: %s", err_name(st), e->msg);
@@ -118,23 +128,21 @@ static int64_t member(const struct jnode *m, const char *key, int64_t otherwise)
     return v != NULL ? json_int(v) : otherwise;
 }
 
-static bool mode_rule(const struct fixture *f, const char *mode, struct vis_rule *rule,
-                      const struct jnode **nll) {
-    const struct jnode *m = json_get(json_root(f->ref), mode);
-    if (m == NULL) return false;
-    *rule = (struct vis_rule){.dense = strcmp(mode, "dense") == 0,
+// A member of ref.json that is a recorded mode.
+static bool mode_rule(const char *name, const struct jnode *m, struct vis_rule *rule) {
+    if (json_kind_of(m) != JSON_OBJ || json_get(m, "nll") == NULL) return false;
+    *rule = (struct vis_rule){.dense = strcmp(name, "dense") == 0,
                               .n_sink = member(m, "S", 0),
                               .n_win = member(m, "W", 0),
-                              .n_chunk = strncmp(mode, "chunk16", 7) == 0 ? 16 : 1,
-                              .n_prefill = strncmp(mode, "prefill100", 10) == 0 ? 100 : 0};
-    *nll = json_get(m, "nll");
+                              .n_chunk = member(m, "chunk", 1),
+                              .n_prefill = member(m, "prefill", 0)};
     return true;
 }
 
-static double worst(const double *a, const struct jnode *b, int n) {
+static double worst(const double *a, const struct jnode *b) {
     double d = 0;
-    for (int i = 0; i < n; i++) {
-        const double x = fabs(a[i] - json_num(json_at(b, (size_t)i)));
+    for (size_t i = 0; i < json_len(b); i++) {
+        const double x = fabs(a[i] - json_num(json_at(b, i)));
         d = !(x <= d) ? x : d; // NaN counts as worst
     }
     return d;
@@ -149,16 +157,17 @@ static int compare_all(const char *kind, enum cpu_isa isa, double budget) {
         char dir[256];
         snprintf(dir, sizeof dir, FIXTURES "%s", names[k]);
         rig_open(&r, dir, kind, isa, 2, DT_F32);
-        for (size_t i = 0; i < COUNTOF(modes); i++) {
+        struct json_iter it = json_iter(json_root(f.ref));
+        for (; it.key != NULL; json_next(&it)) {
             struct vis_rule rule;
-            const struct jnode *want = NULL;
             double nll[4096];
-            if (!mode_rule(&f, modes[i], &rule, &want)) continue;
-            score(&r, &rule, f.ids, f.n, 150, nll);
-            const double d = worst(nll, want, f.n - 1);
-            print_message("%s %s %s: %.1e\n", kind, names[k], modes[i], d);
+            if (!mode_rule(it.key, it.value, &rule)) continue;
+            const struct jnode *want = json_get(it.value, "nll");
+            score(&r, &rule, f.ids, (int64_t)json_len(want) + 1, 150, nll);
+            const double d = worst(nll, want);
+            print_message("%s %s %s: %.1e\n", kind, names[k], it.key, d);
             if (!(d <= budget))
-                fail_msg("%s %s %s: off by %g, budget %g", kind, names[k], modes[i], d, budget);
+                fail_msg("%s %s %s: off by %g, budget %g", kind, names[k], it.key, d, budget);
             compared++;
         }
         rig_close(&r);
@@ -189,16 +198,15 @@ static void test_logits(void **state) {
     fixture_open(&f, "llama");
     rig_open(&r, FIXTURES "llama", "ref", CPU_PORTABLE, 1, DT_F32);
     must(st_open(&truth, FIXTURES "llama/ref.safetensors", &e), &e);
-    for (size_t i = 0; i < COUNTOF(modes); i++) {
+    for (struct json_iter it = json_iter(json_root(f.ref)); it.key != NULL; json_next(&it)) {
         struct vis_rule rule;
-        const struct jnode *nll = NULL;
         char name[64];
-        assert_true(mode_rule(&f, modes[i], &rule, &nll));
-        snprintf(name, sizeof name, "%s.logits", modes[i]);
+        if (!mode_rule(it.key, it.value, &rule)) continue;
+        snprintf(name, sizeof name, "%s.logits", it.key);
         const struct st_tensor *want = st_get(truth, name);
         assert_non_null(want);
         assert_int_equal(want->dtype, DT_F64);
-        const struct jnode *at = json_get(json_get(json_root(f.ref), modes[i]), "logit_positions");
+        const struct jnode *at = json_get(it.value, "logit_positions");
         struct span *sp = NULL;
         struct cache *c = NULL;
         int64_t row = 0;
@@ -278,7 +286,9 @@ static void test_families_same_bytes(void **state) {
         struct vis_rule rules[6];
         rules_for_laws(rules);
         for (int i = 0; i < 3; i += 2) {
-            if (model_arch(r.model)->positions == POS_LEARNED && !rules[i].dense) continue;
+            const struct arch *a = model_arch(r.model);
+            if (a->positions == POS_LEARNED && !rules[i].dense) continue;
+            if (a->rope.kind == ROPE_LONG && rules[i].dense) continue; // see test_positions_end
             score(&r, &rules[i], f.ids, f.n, f.n, whole);
             for (size_t s = 0; s < COUNTOF(sizes); s++) {
                 score(&r, &rules[i], f.ids, f.n, sizes[s], cut);
@@ -378,34 +388,6 @@ static void test_rows_to_C_equal_dense(void **state) {
     for (int t = 0; t < f.n - 1; t++) assert_true(fabs(dense[t] - sink[t]) <= 1e-5);
     rig_close(&r);
     json_close(f.ref);
-}
-
-/* 50 times the window, against raw keys rotated at read. */
-static void test_no_drift(void **state) {
-    (void)state;
-    enum { N = 1600 };
-    static int32_t ids[N];
-    static double raw[N], got[N];
-    const struct vis_rule rule = {.n_sink = 4, .n_win = 28, .n_chunk = 1};
-    uint32_t x = 12345;
-    for (int i = 0; i < N; i++) ids[i] = (int32_t)((x = x * 1664525u + 1013904223u) >> 24);
-    raw_nll(FIXTURES "llama", ids, N, 4, 28, raw);
-    for (int ref = 0; ref < 2; ref++) {
-        struct rig r;
-        double mean = 0, most = 0;
-        rig_open(&r, FIXTURES "llama", ref ? "ref" : "cpu", cpu_isa_best(), 2, DT_F32);
-        score(&r, &rule, ids, N, 256, got);
-        for (int t = 0; t < N - 1; t++) {
-            const double d = fabs(raw[t] - got[t]);
-            mean += d / (N - 1);
-            most = d > most ? d : most;
-        }
-        print_message("%s against raw keys: mean %.1e, most %.1e\n", ref ? "ref" : "cpu", mean,
-                      most);
-        assert_true(mean <= (ref ? 1e-10 : 1e-5));
-        assert_true(most <= (ref ? 1e-9 : 1e-4));
-        rig_close(&r);
-    }
 }
 
 /* ---- the cache as bytes ---- */
@@ -539,6 +521,42 @@ static void test_positions_end(void **state) {
     }
 }
 
+/* longrope turns by the size of the cache, chosen once: short factors end at the original context. */
+static void test_longrope_ends(void **state) {
+    (void)state;
+    static int32_t ids[60];
+    struct rig r;
+    struct err e = {0};
+    struct span *sp = NULL;
+    const struct vis_rule dense = {.dense = true, .n_chunk = 1},
+                          within = {.n_sink = 4, .n_win = 27, .n_chunk = 1},
+                          chunks = {.n_sink = 4, .n_win = 26, .n_chunk = 3},
+                          past = {.n_sink = 4, .n_win = 28, .n_chunk = 1};
+    const struct {
+        const struct vis_rule *rule;
+        int64_t most;
+    } cases[] = {{&dense, 32}, {&within, 60}, {&chunks, 32}, {&past, 60}};
+    rig_open(&r, FIXTURES "phi3_long", "cpu", cpu_isa_best(), 1, DT_F32);
+    must(span_open(&sp, r.on, 60, &e), &e);
+    for (size_t i = 0; i < COUNTOF(cases); i++) {
+        struct cache *c = NULL;
+        int64_t row = 0;
+        must(cache_open(&c, r.on, cases[i].rule, &e), &e);
+        if (cases[i].most < 60) {
+            struct err why = {0};
+            assert_int_equal(span_add(sp, c, ids, ids, cases[i].most + 1, false, &row, &why),
+                             E_ARG);
+            assert_non_null(strstr(why.msg, "sees more than 32 tokens"));
+        }
+        must(span_add(sp, c, ids, ids, cases[i].most, false, &row, &e), &e);
+        must(span_run(sp, NULL, &e), &e);
+        span_clear(sp);
+        cache_close(c);
+    }
+    span_close(sp);
+    rig_close(&r);
+}
+
 static void test_ids_outside_the_vocabulary(void **state) {
     (void)state;
     struct rig r;
@@ -571,10 +589,10 @@ int main(void) {
         cmocka_unit_test(test_threads_same_bytes),
         cmocka_unit_test(test_packing_same_bytes),
         cmocka_unit_test(test_rows_to_C_equal_dense),
-        cmocka_unit_test(test_no_drift),
         cmocka_unit_test(test_save_and_restore),
         cmocka_unit_test(test_given_up_span),
         cmocka_unit_test(test_positions_end),
+        cmocka_unit_test(test_longrope_ends),
         cmocka_unit_test(test_ids_outside_the_vocabulary),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
