@@ -18,9 +18,9 @@
 #define FIXTURES "tests/data/fixtures/"
 
 /* One fixture of each family, in the order of the table. */
-static const char *const of_family[] = {"llama",    "mistral", "qwen2",     "qwen3",        "stablelm2",
-                                        "phi3",     "gemma3",  "gpt_neox",  "gptj",         "falcon_new",
-                                        "mpt_clip", "btlm",    "qwen",      "gpt2",         "opt"};
+static const char *const of_family[] = {"llama",    "mistral", "qwen2",    "qwen3", "stablelm2",
+                                        "phi3",     "gemma3",  "gpt_neox", "gptj",  "falcon_new",
+                                        "mpt_clip", "btlm",    "qwen",     "gpt2",  "opt"};
 
 static void must(enum status st, const struct err *e) {
     if (st != OK) fail_msg("%s: %s", err_name(st), e->msg);
@@ -123,10 +123,12 @@ static const struct wrong {
     {FIELD_ROPE, "{\"rope_type\": \"linear\", \"factor\": \"2\"}", E_FORMAT},
     {FIELD_ROPE, "{\"rope_type\": \"yarn\", \"factor\": 2.0, \"no_such_field\": 1}", E_UNSUPPORTED},
     {FIELD_ROPE, "{\"rope_type\": \"longrope\"}", E_FORMAT},
-    {FIELD_ROPE, "{\"rope_type\": \"longrope\", \"short_factor\": 1, \"long_factor\": [1]}", E_FORMAT},
+    {FIELD_ROPE, "{\"rope_type\": \"longrope\", \"short_factor\": 1, \"long_factor\": [1]}",
+     E_FORMAT},
     {FIELD_ROPE, "{\"rope_type\": \"longrope\", \"short_factor\": [1], \"long_factor\": [\"1\"]}",
      E_FORMAT},
-    {FIELD_ROPE, "{\"rope_type\": \"longrope\", \"short_factor\": [0], \"long_factor\": [1]}", E_FORMAT},
+    {FIELD_ROPE, "{\"rope_type\": \"longrope\", \"short_factor\": [0], \"long_factor\": [1]}",
+     E_FORMAT},
     {FIELD_ROPE, "{\"rope_type\": \"longrope\", \"short_factor\": [1, -1], \"long_factor\": [1]}",
      E_FORMAT},
 };
@@ -163,7 +165,8 @@ static void test_settled(void **state) {
     refused("opt", "word_embed_proj_dim", "32", E_UNSUPPORTED);
     refused("falcon_new", "num_kv_heads", "3", E_FORMAT);
     refused("phi3_long", "rope_scaling",
-            "{\"type\": \"longrope\", \"short_factor\": [1, 1], \"long_factor\": [1, 1]}", E_FORMAT);
+            "{\"type\": \"longrope\", \"short_factor\": [1, 1], \"long_factor\": [1, 1]}",
+            E_FORMAT);
     refused("phi3_long", "rope_scaling",
             "{\"type\": \"longrope\", \"short_factor\": [1,1,1,1,1,1,1,1], \"long_factor\": [1]}",
             E_FORMAT);
@@ -176,8 +179,9 @@ static void test_settled(void **state) {
 /* A tensor more than the family has a place for is refused by name. */
 static void test_unknown_tensor(void **state) {
     (void)state;
-    static const char head[] = ",\"model.layers.0.surprise.weight\":{\"dtype\":\"F32\",\"shape\":[1],"
-                               "\"data_offsets\":[%zu,%zu]}}";
+    static const char head[] =
+        ",\"model.layers.0.surprise.weight\":{\"dtype\":\"F32\",\"shape\":[1],"
+        "\"data_offsets\":[%zu,%zu]}}";
     for (size_t i = 0; i < COUNTOF(of_family); i++) {
         char from[160], dir[TREE_PATH], more[200];
         struct sbuf b, out;
@@ -248,7 +252,8 @@ static void test_refined_web(void **state) {
         assert_true(tree_read(from, "model.safetensors", &b));
         tree_write(dir, "model.safetensors", b.s, b.n);
         assert_true(tree_read(from, "config.json", &b));
-        replace(&b, "\"falcon\"", old[i].type[10] == 'M' ? "\"RefinedWebModel\"" : "\"RefinedWeb\"");
+        replace(&b, "\"falcon\"",
+                old[i].type[10] == 'M' ? "\"RefinedWebModel\"" : "\"RefinedWeb\"");
         replace(&b, "num_attention_heads", "n_head");
         replace(&b, "num_hidden_layers", "n_layer");
         if (old[i].groups) {

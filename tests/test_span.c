@@ -1,11 +1,10 @@
-/* The span engine against the reference implementation's recorded results, on every backend:
- * exactness in every recorded mode, the streaming laws, and bytes that do not depend on how the
- * rows were cut. */
+/* The span engine: the streaming laws, bytes that do not depend on how the rows were cut, where
+ * documents end. (That it is exact: test_truth.c.) */
 #include "base/cpu.h"
 #include "base/mem.h"
 #include "core/span.h"
 #include "io/json.h"
-#include "io/safetensors.h"
+#include "tests/support_score.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -17,46 +16,6 @@
 #include <cmocka.h>
 
 #define FIXTURES "tests/data/fixtures/"
-
-static const char *const names[] = {"llama",
-                                    "llama_tied",
-                                    "mistral",
-                                    "yi",
-                                    "llama_rope_linear",
-                                    "llama_rope_llama3",
-                                    "llama_rope_yarn",
-                                    "mistral_swa",
-                                    "qwen2",
-                                    "qwen3",
-                                    "stablelm2",
-                                    "stablelm_epoch",
-                                    "phi3",
-                                    "gemma3",
-                                    "gpt_neox",
-                                    "gpt_neox_seq",
-                                    "gptj",
-                                    "falcon_mq",
-                                    "falcon_new",
-                                    "mpt",
-                                    "btlm",
-                                    "qwen",
-                                    "gpt2",
-                                    "opt",
-                                    "falcon_alibi",
-                                    "llama_biases",
-                                    "mistral_hd24",
-                                    "qwen2_hd80",
-                                    "qwen3_hd96",
-                                    "gemma3_hd256",
-                                    "stablelm2_par",
-                                    "phi3_long",
-                                    "mpt_clip",
-                                    "mpt_qkln",
-                                    "gpt_neox_hd24",
-                                    "gptj_hd20",
-                                    "falcon_mq_bias",
-                                    "falcon_one_norm"};
-enum { RECORDED = 94 + 9 * 3 + 13 * 4 }; // modes of all of them
 
 static void must(enum status st, const struct err *e) {
     if (st != OK) fail_msg("%s: %s", err_name(st), e->msg);
@@ -123,115 +82,6 @@ static void fixture_open(struct fixture *f, const char *name) {
     for (int i = 0; i < f->n; i++) f->ids[i] = (int32_t)json_int(json_at(ids, (size_t)i));
 }
 
-static int64_t member(const struct jnode *m, const char *key, int64_t otherwise) {
-    const struct jnode *v = json_get(m, key);
-    return v != NULL ? json_int(v) : otherwise;
-}
-
-// A member of ref.json that is a recorded mode.
-static bool mode_rule(const char *name, const struct jnode *m, struct vis_rule *rule) {
-    if (json_kind_of(m) != JSON_OBJ || json_get(m, "nll") == NULL) return false;
-    *rule = (struct vis_rule){.dense = strcmp(name, "dense") == 0,
-                              .n_sink = member(m, "S", 0),
-                              .n_win = member(m, "W", 0),
-                              .n_chunk = member(m, "chunk", 1),
-                              .n_prefill = member(m, "prefill", 0)};
-    return true;
-}
-
-static double worst(const double *a, const struct jnode *b) {
-    double d = 0;
-    for (size_t i = 0; i < json_len(b); i++) {
-        const double x = fabs(a[i] - json_num(json_at(b, i)));
-        d = !(x <= d) ? x : d; // NaN counts as worst
-    }
-    return d;
-}
-
-static int compare_all(const char *kind, enum cpu_isa isa, double budget) {
-    int compared = 0;
-    for (size_t k = 0; k < COUNTOF(names); k++) {
-        struct fixture f;
-        struct rig r;
-        fixture_open(&f, names[k]);
-        char dir[256];
-        snprintf(dir, sizeof dir, FIXTURES "%s", names[k]);
-        rig_open(&r, dir, kind, isa, 2, DT_F32);
-        struct json_iter it = json_iter(json_root(f.ref));
-        for (; it.key != NULL; json_next(&it)) {
-            struct vis_rule rule;
-            double nll[4096];
-            if (!mode_rule(it.key, it.value, &rule)) continue;
-            const struct jnode *want = json_get(it.value, "nll");
-            score(&r, &rule, f.ids, (int64_t)json_len(want) + 1, 150, nll);
-            const double d = worst(nll, want);
-            print_message("%s %s %s: %.1e\n", kind, names[k], it.key, d);
-            if (!(d <= budget))
-                fail_msg("%s %s %s: off by %g, budget %g", kind, names[k], it.key, d, budget);
-            compared++;
-        }
-        rig_close(&r);
-        json_close(f.ref);
-    }
-    return compared;
-}
-
-static void test_ref_equals_reference(void **state) {
-    (void)state;
-    assert_int_equal(compare_all("ref", CPU_PORTABLE, 1e-9), RECORDED);
-}
-
-static void test_cpu_equals_reference(void **state) {
-    (void)state;
-    for (int isa = CPU_PORTABLE; isa <= (int)cpu_isa_best(); isa++) {
-        assert_int_equal(compare_all("cpu", (enum cpu_isa)isa, 1e-4), RECORDED);
-    }
-}
-
-/* Logits at the recorded positions, all modes, against the float64 run. */
-static void test_logits(void **state) {
-    (void)state;
-    struct fixture f;
-    struct rig r;
-    struct err e = {0};
-    struct st_files *truth = NULL;
-    fixture_open(&f, "llama");
-    rig_open(&r, FIXTURES "llama", "ref", CPU_PORTABLE, 1, DT_F32);
-    must(st_open(&truth, FIXTURES "llama/ref.safetensors", &e), &e);
-    for (struct json_iter it = json_iter(json_root(f.ref)); it.key != NULL; json_next(&it)) {
-        struct vis_rule rule;
-        char name[64];
-        if (!mode_rule(it.key, it.value, &rule)) continue;
-        snprintf(name, sizeof name, "%s.logits", it.key);
-        const struct st_tensor *want = st_get(truth, name);
-        assert_non_null(want);
-        assert_int_equal(want->dtype, DT_F64);
-        const struct jnode *at = json_get(it.value, "logit_positions");
-        struct span *sp = NULL;
-        struct cache *c = NULL;
-        int64_t row = 0;
-        must(span_open(&sp, r.on, f.n, &e), &e);
-        must(span_keep_logits(sp, &e), &e);
-        must(cache_open(&c, r.on, &rule, &e), &e);
-        int32_t targets[4096];
-        for (int t = 0; t < f.n; t++) targets[t] = t + 1 < f.n ? f.ids[t + 1] : -1;
-        must(span_add(sp, c, f.ids, targets, f.n, false, &row, &e), &e);
-        must(span_run(sp, NULL, &e), &e);
-        for (size_t p = 0; p < json_len(at); p++) {
-            double got[256], truth_row[256];
-            dev_read(r.dev, span_logits(sp), json_int(json_at(at, p)), 1, got);
-            must(dev_sync(r.dev, &e), &e);
-            memcpy(truth_row, want->data + p * sizeof truth_row, sizeof truth_row);
-            for (int v = 0; v < 256; v++) assert_true(fabs(got[v] - truth_row[v]) <= 1e-9);
-        }
-        cache_close(c);
-        span_close(sp);
-    }
-    st_close(truth);
-    rig_close(&r);
-    json_close(f.ref);
-}
-
 /* ---- laws ---- */
 
 static void rules_for_laws(struct vis_rule rules[6]) {
@@ -271,34 +121,34 @@ static void test_span_sizes_same_bytes(void **state) {
     json_close(f.ref);
 }
 
-/* Every family, streaming and dense, cut small and not at all. */
+/* A model, streaming and dense, cut small and not at all. */
+static void same_bytes(const char *dir, void *ctx) {
+    static const int64_t sizes[] = {7, 64};
+    (void)ctx;
+    struct rig r;
+    struct vis_rule rules[6];
+    static int32_t ids[300];
+    double whole[300], cut[300];
+    rules_for_laws(rules);
+    rig_open(&r, dir, "cpu", cpu_isa_best(), 1, DT_BF16);
+    const struct arch *a = model_arch(r.model);
+    for (int i = 0; i < 300; i++) ids[i] = (int32_t)((i * 7919 + i / 3) % a->n_vocab);
+    for (int i = 0; i < 3; i += 2) {
+        if (a->positions == POS_LEARNED && !rules[i].dense) continue;
+        if (a->rope.kind == ROPE_LONG && rules[i].dense) continue; // see test_longrope_ends
+        score(&r, &rules[i], ids, 300, 300, whole);
+        for (size_t s = 0; s < COUNTOF(sizes); s++) {
+            score(&r, &rules[i], ids, 300, sizes[s], cut);
+            if (memcmp(whole, cut, 299 * sizeof whole[0]) != 0)
+                fail_msg("%s rule %d: spans of %d rows differ", dir, i, (int)sizes[s]);
+        }
+    }
+    rig_close(&r);
+}
+
 static void test_families_same_bytes(void **state) {
     (void)state;
-    static const int64_t sizes[] = {7, 64};
-    for (size_t k = 0; k < COUNTOF(names); k++) {
-        struct fixture f;
-        struct rig r;
-        char dir[256];
-        double whole[4096], cut[4096];
-        fixture_open(&f, names[k]);
-        snprintf(dir, sizeof dir, FIXTURES "%s", names[k]);
-        rig_open(&r, dir, "cpu", cpu_isa_best(), 1, DT_BF16);
-        struct vis_rule rules[6];
-        rules_for_laws(rules);
-        for (int i = 0; i < 3; i += 2) {
-            const struct arch *a = model_arch(r.model);
-            if (a->positions == POS_LEARNED && !rules[i].dense) continue;
-            if (a->rope.kind == ROPE_LONG && rules[i].dense) continue; // see test_positions_end
-            score(&r, &rules[i], f.ids, f.n, f.n, whole);
-            for (size_t s = 0; s < COUNTOF(sizes); s++) {
-                score(&r, &rules[i], f.ids, f.n, sizes[s], cut);
-                if (memcmp(whole, cut, (size_t)(f.n - 1) * sizeof whole[0]) != 0)
-                    fail_msg("%s rule %d: spans of %d rows differ", names[k], i, (int)sizes[s]);
-            }
-        }
-        rig_close(&r);
-        json_close(f.ref);
-    }
+    assert_true(support_fixtures(same_bytes, NULL) >= 38);
 }
 
 static void test_threads_same_bytes(void **state) {
@@ -581,9 +431,6 @@ static void test_ids_outside_the_vocabulary(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ref_equals_reference),
-        cmocka_unit_test(test_cpu_equals_reference),
-        cmocka_unit_test(test_logits),
         cmocka_unit_test(test_span_sizes_same_bytes),
         cmocka_unit_test(test_families_same_bytes),
         cmocka_unit_test(test_threads_same_bytes),
