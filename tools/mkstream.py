@@ -10,7 +10,7 @@ per forward; every layer keeps raw keys, as they were before any rotation, in a 
 rotary code turns key i of the list to position i and the query to the end of the list; the list is cut after every
 forward to the S first and the W last (of a layer with a window w of its own: to the w - 1 last).
 
---check   compares the engine on `llama`, `mistral`, `gpt_neox`, `gptj`, `falcon_new`, `mpt` with what attention_sinks recorded.
+--check   compares the engine on `llama`, `mistral`, `gpt_neox`, `gptj`, `falcon_new`, `mpt`, `qwen` with what attention_sinks recorded.
 Else      RECORDED models get their streaming modes added to ref.json; MADE models are made: config.json,
           model.safetensors (random, peaked, seeded) and ref.json with dense and streaming modes.
 """
@@ -19,7 +19,7 @@ import argparse, importlib, json, os, sys, warnings
 import mkfixture
 
 MODES = {"sink_s4_w28": dict(S=4, W=28), "sink_s1_w15": dict(S=1, W=15), "window_s0_w32": dict(S=0, W=32)}
-CHECKED = ["llama", "mistral", "gpt_neox", "gptj", "falcon_new", "mpt"]
+CHECKED = ["llama", "mistral", "gpt_neox", "gptj", "falcon_new", "mpt", "qwen"]
 RECORDED = ["qwen2", "qwen3", "gemma3", "phi3", "stablelm2", "mistral_swa", "llama_rope_linear", "llama_rope_llama3",
             "llama_rope_yarn"]
 NTOK = 120  # of the models made here
@@ -70,6 +70,10 @@ MADE = {
     "mpt_qkln": ("Mpt",
         dict(d_model=40, n_heads=5, n_layers=2, expansion_ratio=4, max_seq_len=512, vocab_size=90, no_bias=True,
              attn_config=dict(qk_ln=True))),
+    "qwen_logn": ("QWen",
+        dict(hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=3, kv_channels=16, vocab_size=90,
+             seq_length=16, rotary_pct=1.0, rotary_emb_base=30000, layer_norm_epsilon=1e-6, use_dynamic_ntk=False,
+             use_logn_attn=True, no_bias=True)),
 }
 
 
@@ -189,8 +193,36 @@ class Engine:
         return mkfixture.nll_of(torch.stack(out).double(), ids)
 
 
+def run_qwen(model, ids, mode):
+    """The same for Qwen 1, whose modules keep a list of tuples [1, n, heads, d]; logn follows the end of the list."""
+    import torch
+    from transformers.models.llama.modeling_llama import rotate_half
+
+    def attend(a, x, rope, layer_past=None, use_cache=True):
+        q, k, v = (a._split_heads(t, a.num_heads, a.head_dim) for t in a.c_attn(x).split(a.split_size, dim=2))
+        if layer_past is not None:
+            k, v = torch.cat([layer_past[0], k], 1), torch.cat([layer_past[1], v], 1)
+        n = k.size(1)
+        turn = lambda t, lo: t * rope[0][0][:, lo:n] + rotate_half(t) * rope[0][1][:, lo:n]
+        q = turn(q, n - 1) * (a.logn_tensor[:, n - 1:n] if a.use_logn_attn else 1.0)
+        all_of_it = torch.ones(1, 1, n, n, dtype=torch.bool)
+        o, _ = a._attn(q.permute(0, 2, 1, 3), turn(k, 0).permute(0, 2, 1, 3), v.permute(0, 2, 1, 3), all_of_it)
+        return a.c_proj(a._merge_heads(o, a.num_heads, a.head_dim)), (k, v)
+    for block in model.transformer.h:
+        block.attn.forward = lambda *x, a=block.attn, **kw: attend(a, *x, **kw)
+    past, out, S, W = None, [], mode["S"], mode["W"]
+    for i in ids:
+        o = model(input_ids=torch.tensor([[i]]), past_key_values=past)
+        cut = lambda t: t if t.size(1) <= S + W else torch.cat([t[:, :S], t[:, t.size(1) - W:]], 1)
+        past = [(cut(k), cut(v)) for k, v in o.past_key_values]
+        out.append(o.logits[0, -1])
+    return mkfixture.nll_of(torch.stack(out).double(), ids)
+
+
 def classes(key):
     import transformers
+    if key == "QWen":
+        return mkfixture.classes(key)
     if key == "Gemma3":
         return transformers.Gemma3TextConfig, transformers.Gemma3ForCausalLM
     return getattr(transformers, key + "Config"), getattr(transformers, key + "ForCausalLM")
@@ -199,7 +231,8 @@ def classes(key):
 def load(d, key, weights):
     import torch
     conf, cls = classes(key)
-    model = cls._from_config(conf.from_pretrained(d), attn_implementation="eager", torch_dtype=torch.float64)
+    c = conf.from_pretrained(d)
+    model = cls(c) if key == "QWen" else cls._from_config(c, attn_implementation="eager", torch_dtype=torch.float64)
     if key == "Mpt" and model.config.attn_config.qk_ln:
         with_qk_ln(model)
     left = model.load_state_dict(weights, strict=False)
@@ -273,7 +306,8 @@ def main():
             ids_dense = ids[:32] if n == "phi3_long" else ids       # longrope turns the whole of a longer text differently
             ref["dense"] = dict(nll=dense(load(d, key_of(n), weights[n]), ids_dense).tolist())
         for mode, m in MODES.items():
-            nll = Engine(load(d, key_of(n), weights[n]), m).run(ids, m)
+            model = load(d, key_of(n), weights[n])
+            nll = run_qwen(model, ids, m) if key_of(n) == "QWen" else Engine(model, m).run(ids, m)
             if a.check:
                 report[mode] = (nll - torch.tensor(ref[mode]["nll"])).abs().max().item()
                 continue
