@@ -228,7 +228,9 @@ static enum status read_field(struct arch *a, const struct arch_field *f, const 
     }
     case FIELD_FALSE:
         if (kind == JSON_BOOL && !json_bool(v)) return OK;
-        return bad(j, f->key, E_UNSUPPORTED, e, "models that set this are not supported");
+        snprintf(what, sizeof what, "models that set this are not supported%s%s",
+                 f->word != NULL ? ": " : "", f->word != NULL ? f->word : "");
+        return bad(j, f->key, E_UNSUPPORTED, e, what);
     case FIELD_TRUE:
         if (kind == JSON_BOOL && json_bool(v)) return OK;
         return bad(j, f->key, E_UNSUPPORTED, e, "models without this are not supported");
@@ -286,8 +288,30 @@ static bool given(const struct arch_family *family, const struct json *j,
     return false;
 }
 
+// Two names of one number that do not agree.
+static enum status check_names_agree(const struct arch_family *family, const struct json *j,
+                                     struct err *e) {
+    for (int i = 0; i < family->n_field; i++) {
+        const struct arch_field *f = &family->fields[i];
+        const struct jnode *v = json_get(json_root(j), f->key);
+        const bool number = f->kind == FIELD_INT || f->kind == FIELD_NUM;
+        if (!number || v == NULL || json_kind_of(v) == JSON_NIL) continue;
+        for (int k = 0; k < i; k++) {
+            const struct arch_field *g = &family->fields[k];
+            const struct jnode *w = json_get(json_root(j), g->key);
+            if (g->offset != f->offset || g->kind != f->kind) continue;
+            if (w == NULL || json_kind_of(w) == JSON_NIL || json_num(w) == json_num(v)) continue;
+            char what[96];
+            snprintf(what, sizeof what, "is not what $.%.40s says, another name of it", g->key);
+            return bad(j, f->key, E_FORMAT, e, what);
+        }
+    }
+    return OK;
+}
+
 static enum status read_fields(struct arch *a, const struct json *j, struct err *e) {
-    const enum status st = read_object(a, j, json_root(j), "", e);
+    enum status st = read_object(a, j, json_root(j), "", e);
+    if (st == OK) st = check_names_agree(a->family, j, e);
     if (st != OK) return st;
     for (int i = 0; i < a->family->n_field; i++) {
         const struct arch_field *f = &a->family->fields[i];

@@ -102,8 +102,8 @@ struct arch_field {
     const char *key;
     enum arch_field_kind kind;
     bool required;
-    size_t offset; /* of the member in struct arch */
-    const char *word;
+    size_t offset;    /* of the member in struct arch */
+    const char *word; /* FIELD_FALSE: why, or NULL */
 };
 
 /* When a layer's own window (sliding_window) is in force (DESIGN section 1): never; in every layer
@@ -138,7 +138,7 @@ struct arch_long {
 /* What only a family's settle reads. */
 struct arch_given {
     bool multi_query, new_decoder, linear_bias, no_bias, alibi, qk_by_d, logn, dynamic_ntk;
-    double expansion, width_scale, output_alpha, query_scalar;
+    double expansion, width_scale, output_alpha, query_scalar, logits_by;
     int64_t global_every, n_layer_types, embed_dim, n_parallel_norm, n_group;
 };
 
@@ -156,6 +156,7 @@ struct arch {
     double rotary_share;          /* n_rot by d_head, where n_rot is not given */
     double norm_eps, norm_offset; /* norm_offset: added to the weights of norms */
     double embed_scale, attn_scale, logit_scale;
+    double branch_scale;                /* of what attention and MLP add to the stream */
     double attn_softcap, logit_softcap; /* 0: none */
     double qkv_clip;                    /* q, k and v lie within it of 0; 0: anywhere */
     double alibi_max, alibi_scale;      /* slopes: alibi_scale * 2^(-alibi_max (h + 1) / n_head) */

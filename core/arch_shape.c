@@ -25,6 +25,7 @@ bool arch_settle(struct arch *a) {
         a->d_head = a->d_model / a->n_head;
     }
     if (a->embed_scale == 0) a->embed_scale = 1;
+    if (a->branch_scale == 0) a->branch_scale = 1;
     if (a->logit_scale == 0) a->logit_scale = 1;
     if (a->alibi_scale == 0) a->alibi_scale = 1;
     if (a->alibi_max == 0) a->alibi_max = 8;

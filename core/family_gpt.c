@@ -150,6 +150,7 @@ static const struct arch_tensor falcon_tensors[] = {
 static const struct arch_field falcon_fields[] = {
     FIELD("hidden_size", INT, true, d_model),
     FIELD("ffn_hidden_size", INT, false, d_ff),
+    IGNORED("ff_factor"), // says the same
     FIELD("num_hidden_layers", INT, true, n_layer),
     FIELD("n_layer", INT, false, n_layer), // the names of RefinedWeb
     FIELD("num_attention_heads", INT, true, n_head),

@@ -316,18 +316,19 @@ static void layer(struct fwd *f, int64_t l, struct wt *const *w, const struct fw
                   int n_part, int64_t n_row) {
     struct dev *d = f->mo->dev;
     const bool parallel = model_arch(f->mo->model)->parallel;
+    const double by = model_arch(f->mo->model)->branch_scale;
     const struct wt *post_attn = w[ARCH_NORM_ATTN_POST], *post_mlp = w[ARCH_NORM_MLP_POST];
     norm(f, f->h, f->x, w[ARCH_NORM_ATTN], w[ARCH_NORM_ATTN_BIAS], n_row);
     attention(f, l, w, parts, n_part, n_row);
     if (post_attn != NULL) norm(f, f->y, f->y, post_attn, NULL, n_row);
-    if (!parallel) dev_add(d, f->x, f->y, 1, n_row);
+    if (!parallel) dev_add(d, f->x, f->y, by, n_row);
     if (w[ARCH_NORM_MLP] != NULL) {
         norm(f, f->h, f->x, w[ARCH_NORM_MLP], w[ARCH_NORM_MLP_BIAS], n_row);
     }
-    if (parallel) dev_add(d, f->x, f->y, 1, n_row);
+    if (parallel) dev_add(d, f->x, f->y, by, n_row);
     mlp(f, w, n_row);
     if (post_mlp != NULL) norm(f, f->y, f->y, post_mlp, NULL, n_row);
-    dev_add(d, f->x, f->y, 1, n_row);
+    dev_add(d, f->x, f->y, by, n_row);
 }
 
 static enum status layers(struct fwd *f, const struct fwd_part *parts, int n_part, int64_t n_row,

@@ -235,15 +235,15 @@ static void layer(struct raw *m, int64_t l) {
     norm(m, m->h, m->x, w[ARCH_NORM_ATTN], w[ARCH_NORM_ATTN_BIAS], 1);
     attention(m, &m->list[l], w);
     norm(m, m->y, m->y, w[ARCH_NORM_ATTN_POST], NULL, 1);
-    if (!m->a->parallel) dev_add(m->dev, m->x, m->y, 1, 1);
+    if (!m->a->parallel) dev_add(m->dev, m->x, m->y, m->a->branch_scale, 1);
     norm(m, m->h, m->x, w[ARCH_NORM_MLP], w[ARCH_NORM_MLP_BIAS], 1);
-    if (m->a->parallel) dev_add(m->dev, m->x, m->y, 1, 1);
+    if (m->a->parallel) dev_add(m->dev, m->x, m->y, m->a->branch_scale, 1);
     if (gated) dev_linear(m->dev, m->gate, m->h, w[ARCH_GATE], w[ARCH_GATE_BIAS], 1);
     dev_linear(m->dev, m->up, m->h, w[ARCH_UP], w[ARCH_UP_BIAS], 1);
     dev_act(m->dev, m->up, gated ? m->gate : m->up, gated ? m->up : NULL, m->a->act, 1);
     dev_linear(m->dev, m->y, m->up, w[ARCH_DOWN], w[ARCH_DOWN_BIAS], 1);
     norm(m, m->y, m->y, w[ARCH_NORM_MLP_POST], NULL, 1);
-    dev_add(m->dev, m->x, m->y, 1, 1);
+    dev_add(m->dev, m->x, m->y, m->a->branch_scale, 1);
 }
 
 void raw_nll(const char *path, const struct raw_rule *rule, const int32_t *ids, int64_t n,
