@@ -65,6 +65,11 @@ static bool find_rope_fault(const struct arch *a, struct arch_fault *fault) {
                                      "heads that turn in part are not supported with logn scaling"};
         return true;
     }
+    if (a->n_logn == 1) {
+        *fault = (struct arch_fault){offsetof(struct arch, n_ctx_train), E_FORMAT,
+                                     "must be above 1 for logn scaling"};
+        return true;
+    }
     if (find_long_fault(a, fault)) return true;
     if (a->n_rot >= 2 && a->n_rot <= a->d_head && a->n_rot % 2 == 0) return false;
     const size_t at = a->n_rot == a->d_head ? offsetof(struct arch, d_head)
