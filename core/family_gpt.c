@@ -150,9 +150,13 @@ static const struct arch_tensor falcon_tensors[] = {
 static const struct arch_field falcon_fields[] = {
     FIELD("hidden_size", INT, true, d_model),
     FIELD("ffn_hidden_size", INT, false, d_ff),
+    IGNORED("ff_factor"), // says the same
     FIELD("num_hidden_layers", INT, true, n_layer),
+    FIELD("n_layer", INT, false, n_layer), // the names of RefinedWeb
     FIELD("num_attention_heads", INT, true, n_head),
+    FIELD("n_head", INT, false, n_head),
     FIELD("num_kv_heads", INT, false, n_kv),
+    FIELD("n_head_kv", INT, false, given.n_group),
     FIELD("vocab_size", INT, true, n_vocab),
     FIELD("max_position_embeddings", INT, false, n_ctx_train),
     FIELD("layer_norm_epsilon", NUM, true, norm_eps),
@@ -170,7 +174,11 @@ static const struct arch_field falcon_fields[] = {
 };
 
 static void settle_falcon(struct arch *a) {
-    const struct arch_given *g = &a->given;
+    struct arch_given *g = &a->given;
+    if (g->n_group > 0) { // RefinedWeb: says nothing else of the new decoder
+        a->n_kv = g->n_group;
+        g->new_decoder = true;
+    }
     if (!g->new_decoder) a->n_kv = g->multi_query ? 1 : a->n_head;
     a->parallel = a->parallel || g->new_decoder;
     a->norm_mlp = g->new_decoder ? g->n_parallel_norm != 1 : !a->parallel;
@@ -183,7 +191,7 @@ static void settle_falcon(struct arch *a) {
 }
 
 const struct arch_family arch_falcon = {.name = "falcon",
-                                        .model_types = {"falcon"},
+                                        .model_types = {"falcon", "RefinedWeb", "RefinedWebModel"},
                                         .norm = NORM_LAYER,
                                         .defaults = {.act = ACT_GELU_ERF,
                                                      .n_ctx_train = 2048,
@@ -205,6 +213,8 @@ static const struct arch_tensor mpt_tensors[] = {
     TENSOR_PART(Q, ALWAYS, QKV, "transformer.blocks.%d.attn.Wqkv.weight", NULL),
     TENSOR_PART(K, ALWAYS, QKV, "transformer.blocks.%d.attn.Wqkv.weight", NULL),
     TENSOR_PART(V, ALWAYS, QKV, "transformer.blocks.%d.attn.Wqkv.weight", NULL),
+    TENSOR(NORM_Q, QK_NORM, "transformer.blocks.%d.attn.q_ln.weight", NULL),
+    TENSOR(NORM_K, QK_NORM, "transformer.blocks.%d.attn.k_ln.weight", NULL),
     TENSOR(O, ALWAYS, "transformer.blocks.%d.attn.out_proj.weight", NULL),
     TENSOR(NORM_MLP, ALWAYS, "transformer.blocks.%d.norm_2.weight", NULL),
     TENSOR(UP, ALWAYS, "transformer.blocks.%d.ffn.up_proj.weight", NULL),
@@ -224,8 +234,8 @@ static const struct arch_field mpt_fields[] = {
     FIELD("attn_config.alibi_bias_max", NUM, false, alibi_max),
     FIELD("attn_config.softmax_scale", NUM, false, attn_scale),
     MUST_BE("attn_config.alibi", TRUE),
-    MUST_BE("attn_config.clip_qkv", FALSE),
-    MUST_BE("attn_config.qk_ln", FALSE),
+    FIELD("attn_config.clip_qkv", NUM, false, qkv_clip),
+    FIELD("attn_config.qk_ln", BOOL, false, qk_norm),
     MUST_BE("attn_config.prefix_lm", FALSE),
     MUST_BE("attn_config.attn_uses_sequence_id", FALSE),
     MUST_SAY("attn_config.attn_type", false, "multihead_attention"),
@@ -248,11 +258,14 @@ static void settle_mpt(struct arch *a) {
     a->d_ff = (int64_t)fmin(by * (double)a->d_model, 1e9);
 }
 
-const struct arch_family arch_mpt = {
-    .name = "mpt",
-    .model_types = {"mpt"},
-    .norm = NORM_LAYER,
-    .defaults = {.act = ACT_GELU_ERF, .norm_eps = 1e-5, .positions = POS_ALIBI, .tied = true},
-    TENSORS(mpt_tensors),
-    FIELDS(mpt_fields),
-    .settle = settle_mpt};
+const struct arch_family arch_mpt = {.name = "mpt",
+                                     .model_types = {"mpt"},
+                                     .norm = NORM_LAYER,
+                                     .defaults = {.act = ACT_GELU_ERF,
+                                                  .norm_eps = 1e-5,
+                                                  .positions = POS_ALIBI,
+                                                  .tied = true,
+                                                  .qk_norm_row = true},
+                                     TENSORS(mpt_tensors),
+                                     FIELDS(mpt_fields),
+                                     .settle = settle_mpt};

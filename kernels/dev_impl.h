@@ -66,6 +66,7 @@ struct dev_ops {
     void (*add)(struct dev *d, struct buf *y, const struct buf *x, double scale, int64_t n_row);
     /* Optional; false: these rows are better off with linear, act, linear. */
     bool (*mlp)(struct dev *d, const struct dev_mlp *p, int64_t n_row);
+    void (*clip)(struct dev *d, struct buf *y, double most, int64_t n_row);
     void (*head)(struct dev *d, const struct dev_head *a, int64_t n_row);
     void (*copy)(struct dev *d, struct buf *dst, int64_t dst_row, const struct buf *src,
                  int64_t src_row, int64_t n);

@@ -205,7 +205,7 @@ static void test_fixtures(void **state) {
             assert_true(support_worst(nll, f.nll, f.n - 1) <= 2e-4);
         }
     }
-    assert_int_equal(compared, 9);
+    assert_int_equal(compared, 12);
 }
 
 /* ---- a model in every type */

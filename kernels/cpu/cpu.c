@@ -50,6 +50,7 @@ static const struct dev_ops cpu_ops = {
     .act = cpu_act,
     .add = cpu_add,
     .mlp = cpu_mlp,
+    .clip = cpu_clip,
     .head = cpu_head,
     .copy = dev_host_copy,
     .copy_peer = dev_host_copy_peer,
