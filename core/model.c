@@ -135,6 +135,9 @@ static enum status check_tensors(const struct model *m, struct err *e) {
                  "computes",
                  name);
         }
+        if (strncmp(name, "rope_factors_", strlen("rope_factors_")) == 0) {
+            FAIL(e, E_UNSUPPORTED, "tensor %s: longrope is not supported", name);
+        }
         FAIL(e, E_UNSUPPORTED, "tensor %s has no place in the %s family", name, a->family->name);
     }
 done:
