@@ -107,7 +107,8 @@ void support_put_metadata(struct gw *w, const struct arch *a, enum support_local
     while (arch_is_local(a, every - 1)) every++;
     for (int i = 0; i < a->n_layer; i++) flags[i] = arch_is_local(a, i);
     gw_f32(w, "gemma3.rope.freq_base_swa", (float)a->rope_local.theta);
-    if (local == LOCAL_NUMBER) gw_u32(w, "gemma3.attention.sliding_window_pattern", (uint32_t)every);
+    if (local == LOCAL_NUMBER)
+        gw_u32(w, "gemma3.attention.sliding_window_pattern", (uint32_t)every);
     if (local == LOCAL_FLAGS)
         gw_u32s(w, "gemma3.attention.sliding_window_pattern", flags, (size_t)a->n_layer);
 }
