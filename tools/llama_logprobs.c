@@ -6,7 +6,7 @@
  *           -Wl,-rpath,B/bin -o llama_logprobs
  *        with L llama.cpp's sources (those inside llama-cpp-python 0.3.36 were used) and B its build:
  *        cmake -S L -B B -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON && cmake --build B --target llama
- * run:   llama_logprobs MODEL ids < TEXT          an id a line, BOS in front where the file says so
+ * run:   llama_logprobs MODEL ids < TEXT          an id a line, with BOS as the file says and special tokens found
  *        llama_logprobs MODEL score < IDS         log P(id | those before it) a line, from the second id on */
 #include <math.h>
 #include <stdbool.h>
@@ -33,7 +33,7 @@ static int print_ids(const struct llama_vocab *v) {
     llama_token *ids = malloc(MOST * sizeof *ids);
     if (text == NULL || ids == NULL) die("out of memory");
     const size_t n = fread(text, 1, MOST, stdin);
-    const int32_t n_ids = llama_tokenize(v, text, (int32_t)n, ids, MOST, true, false);
+    const int32_t n_ids = llama_tokenize(v, text, (int32_t)n, ids, MOST, true, true);
     for (int32_t i = 0; i < n_ids; i++) printf("%d\n", ids[i]);
     free(ids);
     free(text);
@@ -85,6 +85,7 @@ int main(int argc, char **argv) {
     llama_log_set(quiet, NULL);
     llama_backend_init();
     struct llama_model_params p = llama_model_default_params();
+    p.use_extra_bufts = false; // weights stay as they are: BLAS can read them
     p.vocab_only = strcmp(argv[2], "ids") == 0;
     struct llama_model *m = llama_model_load_from_file(argv[1], p);
     if (m == NULL) die("the model cannot be opened");
