@@ -1,5 +1,6 @@
 #include "cmd/cmd.h"
 #include "cmd/exit.h"
+#include "cmd/inspect_arch.h"
 #include "cmd/out.h"
 #include "cmd/text.h"
 #include "core/cache.h"
@@ -20,56 +21,6 @@ struct options {
 static const struct cmd_option table[] = {
     {.name = "json", .kind = CMD_FLAG, .offset = AT(json), .help = "as a JSON object"},
 };
-
-/* ---- words ---- */
-
-struct role {
-    const char *key, *text; /* for machines, for people */
-};
-
-static struct role role_of(enum arch_role r) {
-    static const struct role roles[ARCH_ROLE_COUNT] = {
-        [ARCH_EMBED] = {"embed", "embedding"},
-        [ARCH_NORM_OUT] = {"norm_out", "last norm"},
-        [ARCH_HEAD] = {"head", "head"},
-        [ARCH_ROPE_FREQS] = {"rope_freqs", "divisors of the rotary angles"},
-        [ARCH_NORM_ATTN] = {"norm_attn", "norm before attention"},
-        [ARCH_Q] = {"q", "query"},
-        [ARCH_Q_BIAS] = {"q_bias", "query bias"},
-        [ARCH_K] = {"k", "key"},
-        [ARCH_K_BIAS] = {"k_bias", "key bias"},
-        [ARCH_V] = {"v", "value"},
-        [ARCH_V_BIAS] = {"v_bias", "value bias"},
-        [ARCH_O] = {"o", "attention output"},
-        [ARCH_O_BIAS] = {"o_bias", "attention output bias"},
-        [ARCH_NORM_MLP] = {"norm_mlp", "norm before MLP"},
-        [ARCH_GATE] = {"gate", "MLP gate"},
-        [ARCH_GATE_BIAS] = {"gate_bias", "MLP gate bias"},
-        [ARCH_UP] = {"up", "MLP up"},
-        [ARCH_UP_BIAS] = {"up_bias", "MLP up bias"},
-        [ARCH_DOWN] = {"down", "MLP down"},
-        [ARCH_DOWN_BIAS] = {"down_bias", "MLP down bias"},
-    };
-    return roles[r];
-}
-
-static const char *act_name(enum act_kind k) {
-    static const char *const names[] = {"silu", "gelu", "gelu_tanh", "relu"};
-    return names[k];
-}
-
-static const char *rope_name(enum arch_rope_kind k) {
-    static const char *const names[] = {"plain", "linear", "llama3", "yarn", "longrope"};
-    return names[k];
-}
-
-static const char *norm_name(enum norm_kind k) {
-    return k == NORM_RMS ? "rms" : "layer";
-}
-
-static const char *heads_name(const struct arch *a) {
-    return a->n_kv == a->n_head ? "mha" : a->n_kv == 1 ? "mqa" : "gqa";
-}
 
 /* ---- what is looked at ---- */
 
@@ -154,55 +105,6 @@ static void put_object(struct sbuf *b, const char *name) {
     sbuf_puts(b, "{");
 }
 
-static bool has_role(const struct arch *a, enum arch_role role) {
-    const struct arch_tensor *t = arch_tensor_of(a->family, role);
-    return t != NULL && arch_has(a, t);
-}
-
-static void put_arch_json(struct sbuf *b, const struct arch *a) {
-    const struct arch_rope *r = &a->rope;
-    cmd_text_json_str(b, "family", a->family->name);
-    cmd_text_json_int(b, "layers", a->n_layer);
-    cmd_text_json_int(b, "d_model", a->d_model);
-    cmd_text_json_int(b, "d_ff", a->d_ff);
-    cmd_text_json_int(b, "heads", a->n_head);
-    cmd_text_json_int(b, "kv_heads", a->n_kv);
-    cmd_text_json_int(b, "d_head", a->d_head);
-    cmd_text_json_int(b, "vocabulary", a->n_vocab);
-    cmd_text_json_bool(b, "tied", a->tied);
-    cmd_text_json_str(b, "attention", heads_name(a));
-    cmd_text_json_bool(b, "attention_bias", has_role(a, ARCH_Q_BIAS) || has_role(a, ARCH_O_BIAS));
-    cmd_text_json_bool(b, "mlp_bias", has_role(a, ARCH_UP_BIAS));
-    cmd_text_json_str(b, "activation", act_name(a->act));
-    cmd_text_json_str(b, "norm", norm_name(a->family->norm));
-    cmd_text_json_num(b, "norm_eps", a->norm_eps);
-    cmd_text_json_int(b, "context", a->n_ctx_train);
-    cmd_text_key(b, "window"); // of layers with a window of their own
-    if (a->window > 0) {
-        sbuf_printf(b, "%" PRId64, a->window);
-    } else {
-        sbuf_puts(b, "null");
-    }
-    put_object(b, "rope");
-    cmd_text_json_str(b, "kind", rope_name(r->kind));
-    cmd_text_json_num(b, "theta", r->theta);
-    cmd_text_json_bool(b, "interleaved", a->rope_interleaved);
-    if (r->kind != ROPE_PLAIN) cmd_text_json_num(b, "factor", r->factor);
-    if (r->n_ctx_original > 0) cmd_text_json_int(b, "original_context", r->n_ctx_original);
-    if (r->kind == ROPE_LLAMA3) {
-        cmd_text_json_num(b, "low_freq_factor", r->low_freq_factor);
-        cmd_text_json_num(b, "high_freq_factor", r->high_freq_factor);
-    }
-    if (r->kind == ROPE_YARN) {
-        cmd_text_json_num(b, "beta_fast", r->beta_fast);
-        cmd_text_json_num(b, "beta_slow", r->beta_slow);
-        if (r->attention_factor > 0) {
-            cmd_text_json_num(b, "attention_factor", r->attention_factor);
-        }
-    }
-    sbuf_puts(b, "}");
-}
-
 static void put_token_json(struct sbuf *b, const struct tok *t, const char *name, int32_t id) {
     size_t n = 0;
     const char *piece = tok_borrow_piece(t, id, &n);
@@ -250,7 +152,7 @@ static void put_tensors_json(struct sbuf *b, const struct model *m) {
             sbuf_printf(b, "%s%" PRId64, k == 0 ? "[" : ",", t.dim[k]);
         sbuf_puts(b, t.n_dim == 0 ? "[]" : "]");
         cmd_text_json_int(b, "bytes", t.bytes);
-        cmd_text_json_str(b, "role", t.use != NULL ? role_of(t.use->role).key : NULL);
+        cmd_text_json_str(b, "role", t.use != NULL ? cmd_inspect_role(t.use->role)->key : NULL);
         if (t.layer >= 0) cmd_text_json_int(b, "layer", t.layer);
         if (t.ignored != NULL) cmd_text_json_str(b, "ignored", t.ignored);
         sbuf_puts(b, "}");
@@ -274,7 +176,7 @@ static void put_json(struct sbuf *b, const struct facts *f) {
         sbuf_puts(b, "}");
     }
     sbuf_puts(b, "]");
-    put_arch_json(b, model_arch(f->model));
+    cmd_inspect_put_json(b, model_arch(f->model));
     put_tokenizer_json(b, f);
     put_pair_json(b, "cache_bytes_per_token", f->token_bytes);
     put_object(b, "cache");
@@ -288,84 +190,6 @@ static void put_json(struct sbuf *b, const struct facts *f) {
 }
 
 /* ---- for people ---- */
-
-static void put_label(struct sbuf *b, const char *label) {
-    sbuf_printf(b, "%-12s", label);
-}
-
-static void put_heads(struct sbuf *b, const struct arch *a) {
-    put_label(b, "attention");
-    cmd_text_plural(b, a->n_head, "head");
-    sbuf_printf(b, " of %" PRId64 ", ", a->d_head);
-    if (a->n_kv == a->n_head) {
-        sbuf_puts(b, "each with its own keys and values");
-    } else {
-        cmd_text_count(b, a->n_kv);
-        sbuf_puts(b, " of keys and values");
-    }
-    sbuf_printf(b, ", %s\n",
-                has_role(a, ARCH_Q_BIAS) || has_role(a, ARCH_O_BIAS) ? "with biases" : "no biases");
-}
-
-static void put_rope(struct sbuf *b, const struct arch *a) {
-    const struct arch_rope *r = &a->rope;
-    put_label(b, "positions");
-    if (a->positions != POS_ROPE) {
-        sbuf_puts(b, a->positions == POS_ALIBI ? "ALiBi" : "learned, a table");
-        sbuf_puts(b, "; trained to ");
-        cmd_text_plural(b, a->n_ctx_train, "token");
-        sbuf_putc(b, '\n');
-        return;
-    }
-    if (a->n_rot < a->d_head)
-        sbuf_printf(b, "%" PRId64 " of %" PRId64 " dimensions ", a->n_rot, a->d_head);
-    sbuf_printf(b, "rotary, theta %g, pairs %s, ", r->theta,
-                a->rope_interleaved ? "side by side" : "half a head apart");
-    if (r->kind == ROPE_PLAIN) {
-        sbuf_puts(b, "not scaled");
-    } else {
-        sbuf_printf(b, "scaled %s by %g", rope_name(r->kind), r->factor);
-    }
-    if (r->kind == ROPE_LLAMA3) {
-        sbuf_printf(b, " (frequencies %g..%g)", r->low_freq_factor, r->high_freq_factor);
-    } else if (r->kind == ROPE_YARN) {
-        sbuf_printf(b, " (beta %g..%g)", r->beta_slow, r->beta_fast);
-    }
-    if (r->n_ctx_original > 0) {
-        sbuf_puts(b, " from ");
-        cmd_text_plural(b, r->n_ctx_original, "token");
-    }
-    sbuf_puts(b, "; trained to ");
-    cmd_text_plural(b, a->n_ctx_train, "token");
-    sbuf_puts(b, "\n");
-    put_label(b, "window");
-    if (a->window > 0) {
-        cmd_text_plural(b, a->window, "token");
-        sbuf_puts(b, " in dense mode, as trained\n");
-    } else {
-        sbuf_puts(b, "none of its own\n");
-    }
-}
-
-static void put_arch(struct sbuf *b, const struct arch *a) {
-    put_label(b, "layers");
-    cmd_text_count(b, a->n_layer);
-    sbuf_puts(b, " of width ");
-    cmd_text_count(b, a->d_model);
-    sbuf_puts(b, a->parallel ? ", side by side: attention and MLP read the same stream, add\n"
-                             : ", one after the other: norm, attention, add; norm, MLP, add\n");
-    put_heads(b, a);
-    put_label(b, "MLP");
-    cmd_text_count(b, a->d_ff);
-    sbuf_printf(b, ", %s%s, %s\n", has_role(a, ARCH_GATE) ? "gated " : "", act_name(a->act),
-                has_role(a, ARCH_UP_BIAS) ? "with biases" : "no biases");
-    put_label(b, "norm");
-    sbuf_printf(b, "%s, eps %g\n", norm_name(a->family->norm), a->norm_eps);
-    put_rope(b, a);
-    put_label(b, "vocabulary");
-    cmd_text_count(b, a->n_vocab);
-    sbuf_printf(b, ", head %s\n", a->tied ? "tied to the embedding" : "of its own");
-}
 
 static void put_token(struct sbuf *b, const struct tok *t, const char *name, int32_t id) {
     size_t n = 0;
@@ -385,7 +209,7 @@ static void put_token(struct sbuf *b, const struct tok *t, const char *name, int
 }
 
 static void put_tokenizer(struct sbuf *b, const struct facts *f) {
-    put_label(b, "tokenizer");
+    cmd_inspect_put_label(b, "tokenizer");
     if (f->tok == NULL) {
         sbuf_puts(b, f->tok_err.code == E_NOINPUT ? "none, token ids only: " : "refused: ");
         cmd_out_printable(b, f->tok_err.msg);
@@ -403,7 +227,7 @@ static void put_tokenizer(struct sbuf *b, const struct facts *f) {
 }
 
 static void put_pair(struct sbuf *b, const char *label, const int64_t pair[2], const char *what) {
-    put_label(b, label);
+    cmd_inspect_put_label(b, label);
     cmd_text_bytes(b, pair[0]);
     sbuf_printf(b, " %s in bf16, ", what);
     cmd_text_bytes(b, pair[1]);
@@ -430,7 +254,8 @@ static void put_tensors(struct sbuf *b, const struct model *m) {
         cmd_table_cell(&t, sbuf_str(&cell));
         sbuf_clear(&cell);
         if (x.layer >= 0) sbuf_printf(&cell, "layer %" PRId64 ", ", x.layer);
-        sbuf_printf(&cell, "%s%s", x.use != NULL ? role_of(x.use->role).text : "ignored: ",
+        sbuf_printf(&cell, "%s%s",
+                    x.use != NULL ? cmd_inspect_role(x.use->role)->text : "ignored: ",
                     x.use != NULL ? "" : x.ignored);
         cmd_table_cell(&t, sbuf_str(&cell));
     }
@@ -440,14 +265,14 @@ static void put_tensors(struct sbuf *b, const struct model *m) {
 
 static void put_people(struct sbuf *b, const struct facts *f) {
     const struct arch *a = model_arch(f->model);
-    put_label(b, "model");
+    cmd_inspect_put_label(b, "model");
     cmd_out_printable(b, f->dir);
     sbuf_puts(b, "\n");
-    put_label(b, "family");
+    cmd_inspect_put_label(b, "family");
     sbuf_printf(b, "%s\n", a->family->name);
-    put_label(b, "identity");
+    cmd_inspect_put_label(b, "identity");
     sbuf_printf(b, "%s\n", model_identity(f->model));
-    put_label(b, "parameters");
+    cmd_inspect_put_label(b, "parameters");
     cmd_text_count(b, f->params);
     sbuf_puts(b, ", stored as");
     for (int i = 0; i < f->n_type; i++) {
@@ -458,7 +283,7 @@ static void put_people(struct sbuf *b, const struct facts *f) {
         sbuf_puts(b, ")");
     }
     sbuf_puts(b, "\n");
-    put_arch(b, a);
+    cmd_inspect_put_text(b, a);
     put_tokenizer(b, f);
     struct sbuf with;
     sbuf_init(&with);

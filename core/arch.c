@@ -242,8 +242,9 @@ static enum status read_field(struct arch *a, const struct arch_field *f, const 
     case FIELD_GROUP: return wrong_kind(j, f->key, v, "an object", e);
     case FIELD_ROPE: return read_rope(a, j, f->key, v, e);
     case FIELD_ACT: return read_act(&a->act, j, f->key, v, e);
-    case FIELD_LAYERS:
-    case FIELD_SAME: // of GGUF metadata only
+    case FIELD_LAYERS: // these three of GGUF metadata only
+    case FIELD_COUNT:
+    case FIELD_SAME:
     case FIELD_IGNORED: break;
     }
     return OK;

@@ -72,30 +72,32 @@ enum arch_part {
 };
 
 /* Where a role's tensor is. `name` holds one %d, the layer, for per-layer roles; so does `also`,
- * another name that some exports of the family use for the same tensor, or NULL; and so does `gguf`,
- * its name in GGUF files. `name` is NULL for what only they have. A transposed tensor is stored as
- * [n_in, n_out]. `part` and `transposed` describe `name`. */
+ * another name that some exports of the family use for the same tensor, or NULL; and so do `gguf` and
+ * `gguf_also`, its names in GGUF files. `name` is NULL for what only they have. Where a model has both
+ * names, `also` is the role's. A transposed tensor is stored as [n_in, n_out]. `part` and `transposed`
+ * describe `name`: converters to GGUF put q, k and v one after the other and transpose nothing. */
 struct arch_tensor {
     enum arch_role role;
     enum arch_when when;
-    const char *name, *also, *gguf;
+    const char *name, *also, *gguf, *gguf_also;
     enum arch_part part;
     bool transposed;
 };
 
 enum arch_field_kind {
-    FIELD_INT,     /* positive integer into an int64_t member */
-    FIELD_NUM,     /* positive finite number into a double member */
-    FIELD_BOOL,    /* into a bool member */
-    FIELD_ROPE,    /* rope_scaling, rope_parameters: an object or null; GGUF: the scaling's name */
-    FIELD_ACT,     /* name of an activation */
-    FIELD_FALSE,   /* something this program does not do: false, null or 0, or refused by name */
-    FIELD_TRUE,    /* true or absent, or refused by name */
-    FIELD_WORD,    /* the string `word`, or refused by name */
-    FIELD_LOCAL,   /* layer_types: which layers are local */
+    FIELD_INT,   /* positive integer into an int64_t member */
+    FIELD_NUM,   /* positive finite number into a double member */
+    FIELD_BOOL,  /* into a bool member */
+    FIELD_ROPE,  /* rope_scaling, rope_parameters: an object or null; GGUF: the scaling's name */
+    FIELD_ACT,   /* name of an activation */
+    FIELD_FALSE, /* something this program does not do: false, null or 0, or refused by name */
+    FIELD_TRUE,  /* true or absent, or refused by name */
+    FIELD_WORD,  /* the string `word`, or refused by name */
+    FIELD_LOCAL, /* which layers are local: layer_types; GGUF: a flag for each, or every how many not */
     FIELD_GROUP,   /* an object whose members are the fields "KEY.MEMBER" */
     FIELD_IGNORED, /* has no bearing on scoring */
     FIELD_LAYERS,  /* GGUF: as FIELD_INT, or an array that says the same for every layer */
+    FIELD_COUNT,   /* GGUF: as FIELD_INT, or 0 */
     FIELD_SAME     /* GGUF: an integer that must be what the member has come out as */
 };
 struct arch_field {
@@ -140,6 +142,8 @@ struct arch_given {
     bool multi_query, new_decoder, linear_bias, no_bias, alibi, qk_by_d, logn, dynamic_ntk;
     double expansion, width_scale, output_alpha, query_scalar, logits_by;
     int64_t global_every, n_layer_types, embed_dim, n_parallel_norm, n_group;
+    bool gguf;                     /* read from metadata, and ... */
+    bool gguf_norm_mlp, gguf_also; /* ... has a norm before the MLP; has a `gguf_also` tensor */
 };
 
 struct arch {

@@ -92,13 +92,57 @@ static enum status read_rope_kind(enum arch_rope_kind *out, const struct reader 
                n < 40 ? (int)n : 40, s);
 }
 
-static enum status read_false(const struct reader *r, const struct arch_field *f,
-                              const struct gguf_value *v) {
+static enum status read_bool(bool *out, const struct reader *r, const struct arch_field *f,
+                             const struct gguf_value *v) {
+    if (v->array || !gguf_get_bool(v, 0, out)) return wrong_kind(r, f->key, v, "a bool");
+    return OK;
+}
+
+static enum status check_false(const struct reader *r, const struct arch_field *f,
+                               const struct gguf_value *v) {
+    double x = 0;
     int64_t n = 0;
     bool b = false;
     if (!v->array && gguf_get_int(v, 0, &n) && n == 0) return OK;
     if (!v->array && gguf_get_bool(v, 0, &b) && !b) return OK;
+    if (!v->array && gguf_get_num(v, 0, &x) && x == 0) return OK;
     return bad(r, f->key, E_UNSUPPORTED, "models that set this are not supported");
+}
+
+static enum status check_true(const struct reader *r, const struct arch_field *f,
+                              const struct gguf_value *v) {
+    bool b = false;
+    const enum status st = read_bool(&b, r, f, v);
+    if (st != OK || b) return st;
+    return bad(r, f->key, E_UNSUPPORTED, "models that are false here are not supported");
+}
+
+// An integer, or 0 for there being none.
+static enum status read_count(int64_t *out, const struct reader *r, const struct arch_field *f,
+                              const struct gguf_value *v) {
+    int64_t n = 0;
+    if (!v->array && gguf_get_int(v, 0, &n) && n == 0) return OK; // stays 0
+    return read_int(out, r, f, v, false);
+}
+
+// Flags, one a layer; or n, where layers n-1, 2n-1, ... are not local.
+static enum status read_local(const struct reader *r, const struct arch_field *f,
+                              const struct gguf_value *v) {
+    struct arch *a = r->a;
+    if (!v->array) return read_int(&a->given.global_every, r, f, v, false);
+    if ((int64_t)v->n != a->n_layer || v->n > ARCH_MAX_LAYERS) {
+        return bad(r, f->key, E_FORMAT, "has %zu values for %" PRId64 " layers", v->n, a->n_layer);
+    }
+    for (size_t i = 0; i < v->n; i++) {
+        int64_t n = 0;
+        bool b = false;
+        if (!gguf_get_bool(v, i, &b) && !gguf_get_int(v, i, &n)) {
+            return wrong_kind(r, f->key, v, "an integer or an array of bools");
+        }
+        if (b || n != 0) a->local_layers[i / 64] |= UINT64_C(1) << i % 64;
+    }
+    a->given.n_layer_types = a->n_layer;
+    return OK;
 }
 
 static enum status read_field(const struct reader *r, const struct arch_field *f,
@@ -107,6 +151,7 @@ static enum status read_field(const struct reader *r, const struct arch_field *f
     enum status st = OK;
     int64_t n = 0;
     double x = 0;
+    bool b = false;
     enum arch_rope_kind kind = ROPE_PLAIN;
     switch (f->kind) {
     case FIELD_INT:
@@ -118,17 +163,24 @@ static enum status read_field(const struct reader *r, const struct arch_field *f
         st = read_num(&x, r, f, v);
         if (st == OK) memcpy(member, &x, sizeof x);
         return st;
+    case FIELD_COUNT:
+        st = read_count(&n, r, f, v);
+        if (st == OK) memcpy(member, &n, sizeof n);
+        return st;
+    case FIELD_BOOL:
+        st = read_bool(&b, r, f, v);
+        if (st == OK) memcpy(member, &b, sizeof b);
+        return st;
     case FIELD_ROPE:
         st = read_rope_kind(&kind, r, f, v);
         if (st == OK) memcpy(member, &kind, sizeof kind);
         return st;
-    case FIELD_FALSE: return read_false(r, f, v);
+    case FIELD_FALSE: return check_false(r, f, v);
+    case FIELD_TRUE: return check_true(r, f, v);
+    case FIELD_LOCAL: return read_local(r, f, v);
     case FIELD_SAME: // after all others: check_same
-    case FIELD_BOOL:
-    case FIELD_ACT: // from here on of config.json only
-    case FIELD_TRUE:
+    case FIELD_ACT:  // from here on of config.json only
     case FIELD_WORD:
-    case FIELD_LOCAL:
     case FIELD_GROUP:
     case FIELD_IGNORED: break;
     }
@@ -203,24 +255,38 @@ static enum status settle_rope(const struct reader *r, bool scaled) {
     return OK;
 }
 
+static const struct gguf_tensor *named(const struct reader *r, const char *pattern) {
+    char name[256];
+    if (pattern == NULL) return NULL;
+    arch_tensor_name(name, sizeof name, pattern, 0);
+    return gguf_get(r->g, name);
+}
+
 static const struct gguf_tensor *tensor(const struct reader *r, enum arch_role role) {
     const struct arch_tensor *t = arch_tensor_of(r->a->family, role);
-    if (t == NULL || t->gguf == NULL) return NULL;
-    char name[256];
-    arch_tensor_name(name, sizeof name, t->gguf, 0);
-    return gguf_get(r->g, name);
+    return t != NULL ? named(r, t->gguf) : NULL;
+}
+
+// What there is decides what metadata do not say.
+static void look_at_tensors(const struct reader *r) {
+    struct arch *a = r->a;
+    const struct arch_tensor *norm = arch_tensor_of(a->family, ARCH_NORM_ATTN);
+    a->given.gguf = true;
+    a->given.gguf_norm_mlp = tensor(r, ARCH_NORM_MLP) != NULL;
+    a->given.gguf_also = norm != NULL && named(r, norm->gguf_also) != NULL;
+    a->tied = tensor(r, ARCH_HEAD) == NULL;
+    a->qkv_bias = tensor(r, ARCH_Q_BIAS) != NULL;
+    a->o_bias = tensor(r, ARCH_O_BIAS) != NULL;
+    a->mlp_bias = tensor(r, ARCH_UP_BIAS) != NULL;
+    a->rope_freqs = tensor(r, ARCH_ROPE_FREQS) != NULL;
 }
 
 static enum status settle_shape(const struct reader *r) {
     struct arch *a = r->a;
+    look_at_tensors(r);
     if (!arch_settle(a)) {
         return bad(r, "attention.head_count", E_FORMAT, "must divide the embedding length");
     }
-    a->tied = tensor(r, ARCH_HEAD) == NULL;
-    a->qkv_bias = tensor(r, ARCH_Q_BIAS) != NULL;
-    a->o_bias = tensor(r, ARCH_O_BIAS) != NULL;
-    a->mlp_bias = tensor(r, ARCH_GATE_BIAS) != NULL;
-    a->rope_freqs = tensor(r, ARCH_ROPE_FREQS) != NULL;
     const struct gguf_value *tokens = gguf_meta_get(r->g, "tokenizer.ggml.tokens");
     const struct gguf_tensor *embed = tensor(r, ARCH_EMBED);
     if (a->n_vocab == 0 && tokens != NULL && tokens->array) a->n_vocab = (int64_t)tokens->n;
@@ -234,9 +300,8 @@ static enum status settle_shape(const struct reader *r) {
     const char *key = "";
     for (int i = 0; i < a->family->n_key; i++) {
         const struct arch_field *f = &a->family->keys[i];
-        if (f->offset == fault.offset && (f->kind == FIELD_INT || f->kind == FIELD_LAYERS)) {
-            key = f->key;
-        }
+        if (f->offset != fault.offset) continue;
+        if (f->kind == FIELD_INT || f->kind == FIELD_LAYERS || f->kind == FIELD_COUNT) key = f->key;
     }
     return bad(r, key, fault.code, "%s", fault.what);
 }
@@ -271,6 +336,7 @@ enum status arch_read_gguf(struct arch *a, const struct gguf_files *g, struct er
     arch_begin(a, a->family);
     a->rope.factor = 0; // 0 while the file has said nothing
     a->rope_interleaved = a->family->gguf_rope_interleaved;
+    a->norm_offset = 0; // converters add it to the weights
     TRY(read_fields(&r));
     TRY(check_known(&r));
     const bool scaled = a->rope.factor > 0;

@@ -11,29 +11,36 @@ static const char *const gpt_ignored[] = {".attention.bias",      ".attention.ma
 /* ---- GPT-NeoX, Pythia: q, k and v of each head side by side; attention and MLP in parallel ---- */
 
 static const struct arch_tensor neox_tensors[] = {
-    TENSOR(EMBED, ALWAYS, "gpt_neox.embed_in.weight", NULL),
-    TENSOR(NORM_OUT, ALWAYS, "gpt_neox.final_layer_norm.weight", NULL),
-    TENSOR(NORM_OUT_BIAS, ALWAYS, "gpt_neox.final_layer_norm.bias", NULL),
-    TENSOR(HEAD, UNTIED, "embed_out.weight", NULL),
-    TENSOR(NORM_ATTN, ALWAYS, "gpt_neox.layers.%d.input_layernorm.weight", NULL),
-    TENSOR(NORM_ATTN_BIAS, ALWAYS, "gpt_neox.layers.%d.input_layernorm.bias", NULL),
-    TENSOR_PART(Q, ALWAYS, QKV_GROUPS, "gpt_neox.layers.%d.attention.query_key_value.weight", NULL),
-    TENSOR_PART(K, ALWAYS, QKV_GROUPS, "gpt_neox.layers.%d.attention.query_key_value.weight", NULL),
-    TENSOR_PART(V, ALWAYS, QKV_GROUPS, "gpt_neox.layers.%d.attention.query_key_value.weight", NULL),
+    TENSOR(EMBED, ALWAYS, "gpt_neox.embed_in.weight", "token_embd.weight"),
+    TENSOR(NORM_OUT, ALWAYS, "gpt_neox.final_layer_norm.weight", "output_norm.weight"),
+    TENSOR(NORM_OUT_BIAS, ALWAYS, "gpt_neox.final_layer_norm.bias", "output_norm.bias"),
+    TENSOR(HEAD, UNTIED, "embed_out.weight", "output.weight"),
+    TENSOR(NORM_ATTN, ALWAYS, "gpt_neox.layers.%d.input_layernorm.weight",
+           "blk.%d.attn_norm.weight"),
+    TENSOR(NORM_ATTN_BIAS, ALWAYS, "gpt_neox.layers.%d.input_layernorm.bias",
+           "blk.%d.attn_norm.bias"),
+    TENSOR_PART(Q, ALWAYS, QKV_GROUPS, "gpt_neox.layers.%d.attention.query_key_value.weight",
+                "blk.%d.attn_qkv.weight"),
+    TENSOR_PART(K, ALWAYS, QKV_GROUPS, "gpt_neox.layers.%d.attention.query_key_value.weight",
+                "blk.%d.attn_qkv.weight"),
+    TENSOR_PART(V, ALWAYS, QKV_GROUPS, "gpt_neox.layers.%d.attention.query_key_value.weight",
+                "blk.%d.attn_qkv.weight"),
     TENSOR_PART(Q_BIAS, QKV_BIAS, QKV_GROUPS, "gpt_neox.layers.%d.attention.query_key_value.bias",
-                NULL),
+                "blk.%d.attn_qkv.bias"),
     TENSOR_PART(K_BIAS, QKV_BIAS, QKV_GROUPS, "gpt_neox.layers.%d.attention.query_key_value.bias",
-                NULL),
+                "blk.%d.attn_qkv.bias"),
     TENSOR_PART(V_BIAS, QKV_BIAS, QKV_GROUPS, "gpt_neox.layers.%d.attention.query_key_value.bias",
-                NULL),
-    TENSOR(O, ALWAYS, "gpt_neox.layers.%d.attention.dense.weight", NULL),
-    TENSOR(O_BIAS, O_BIAS, "gpt_neox.layers.%d.attention.dense.bias", NULL),
-    TENSOR(NORM_MLP, ALWAYS, "gpt_neox.layers.%d.post_attention_layernorm.weight", NULL),
-    TENSOR(NORM_MLP_BIAS, ALWAYS, "gpt_neox.layers.%d.post_attention_layernorm.bias", NULL),
-    TENSOR(UP, ALWAYS, "gpt_neox.layers.%d.mlp.dense_h_to_4h.weight", NULL),
-    TENSOR(UP_BIAS, ALWAYS, "gpt_neox.layers.%d.mlp.dense_h_to_4h.bias", NULL),
-    TENSOR(DOWN, ALWAYS, "gpt_neox.layers.%d.mlp.dense_4h_to_h.weight", NULL),
-    TENSOR(DOWN_BIAS, ALWAYS, "gpt_neox.layers.%d.mlp.dense_4h_to_h.bias", NULL),
+                "blk.%d.attn_qkv.bias"),
+    TENSOR(O, ALWAYS, "gpt_neox.layers.%d.attention.dense.weight", "blk.%d.attn_output.weight"),
+    TENSOR(O_BIAS, O_BIAS, "gpt_neox.layers.%d.attention.dense.bias", "blk.%d.attn_output.bias"),
+    TENSOR(NORM_MLP, ALWAYS, "gpt_neox.layers.%d.post_attention_layernorm.weight",
+           "blk.%d.ffn_norm.weight"),
+    TENSOR(NORM_MLP_BIAS, ALWAYS, "gpt_neox.layers.%d.post_attention_layernorm.bias",
+           "blk.%d.ffn_norm.bias"),
+    TENSOR(UP, ALWAYS, "gpt_neox.layers.%d.mlp.dense_h_to_4h.weight", "blk.%d.ffn_up.weight"),
+    TENSOR(UP_BIAS, ALWAYS, "gpt_neox.layers.%d.mlp.dense_h_to_4h.bias", "blk.%d.ffn_up.bias"),
+    TENSOR(DOWN, ALWAYS, "gpt_neox.layers.%d.mlp.dense_4h_to_h.weight", "blk.%d.ffn_down.weight"),
+    TENSOR(DOWN_BIAS, ALWAYS, "gpt_neox.layers.%d.mlp.dense_4h_to_h.bias", "blk.%d.ffn_down.bias"),
 };
 
 static const struct arch_field neox_fields[] = {
@@ -55,17 +62,29 @@ static const struct arch_field neox_fields[] = {
     FIELD("tie_word_embeddings", BOOL, false, tied),
 };
 
+static const struct arch_field neox_keys[] = {
+    GGUF_KEYS,
+    GGUF_ROPE_KEYS,
+    FIELD("attention.layer_norm_epsilon", NUM, true, norm_eps),
+    FIELD("rope.dimension_count", INT, true, n_rot),
+    FIELD("use_parallel_residual", BOOL, true, parallel),
+};
+
 static void settle_neox(struct arch *a) {
     a->o_bias = a->qkv_bias;
+    // The metadata do not name the activation: the exact GELU but in the 20B, known by its layers.
+    if (a->given.gguf && a->n_layer == 44) a->act = ACT_GELU_TANH;
 }
 
 const struct arch_family arch_gpt_neox = {
     .name = "gpt_neox",
     .model_types = {"gpt_neox"},
+    .gguf_arch = "gptneox",
     .norm = NORM_LAYER,
-    .defaults = {.rotary_share = 0.25, .parallel = true, .qkv_bias = true},
+    .defaults = {.act = ACT_GELU_ERF, .rotary_share = 0.25, .parallel = true, .qkv_bias = true},
     TENSORS(neox_tensors),
     FIELDS(neox_fields),
+    KEYS(neox_keys),
     .ignored_tensors = gpt_ignored,
     .settle = settle_neox};
 
@@ -115,35 +134,36 @@ const struct arch_family arch_gptj = {.name = "gptj",
 /* ---- Falcon: heads of q share k and v, all of them, in groups or not at all ---- */
 
 static const struct arch_tensor falcon_tensors[] = {
-    TENSOR(EMBED, ALWAYS, "transformer.word_embeddings.weight", NULL),
-    TENSOR(NORM_OUT, ALWAYS, "transformer.ln_f.weight", NULL),
-    TENSOR(NORM_OUT_BIAS, ALWAYS, "transformer.ln_f.bias", NULL),
-    TENSOR(HEAD, UNTIED, "lm_head.weight", NULL),
-    TENSOR_ALSO(NORM_ATTN, ALWAYS, "transformer.h.%d.input_layernorm.weight",
-                "transformer.h.%d.ln_attn.weight", NULL),
-    TENSOR_ALSO(NORM_ATTN_BIAS, ALWAYS, "transformer.h.%d.input_layernorm.bias",
-                "transformer.h.%d.ln_attn.bias", NULL),
+    TENSOR(EMBED, ALWAYS, "transformer.word_embeddings.weight", "token_embd.weight"),
+    TENSOR(NORM_OUT, ALWAYS, "transformer.ln_f.weight", "output_norm.weight"),
+    TENSOR(NORM_OUT_BIAS, ALWAYS, "transformer.ln_f.bias", "output_norm.bias"),
+    TENSOR(HEAD, UNTIED, "lm_head.weight", "output.weight"),
+    TENSOR_TWO(NORM_ATTN, ALWAYS, "transformer.h.%d.input_layernorm.weight",
+               "transformer.h.%d.ln_attn.weight", "blk.%d.attn_norm.weight",
+               "blk.%d.attn_norm_2.weight"),
+    TENSOR_TWO(NORM_ATTN_BIAS, ALWAYS, "transformer.h.%d.input_layernorm.bias",
+               "transformer.h.%d.ln_attn.bias", "blk.%d.attn_norm.bias", "blk.%d.attn_norm_2.bias"),
     TENSOR_PART(Q, ALWAYS, QKV_GROUPS, "transformer.h.%d.self_attention.query_key_value.weight",
-                NULL),
+                "blk.%d.attn_qkv.weight"),
     TENSOR_PART(K, ALWAYS, QKV_GROUPS, "transformer.h.%d.self_attention.query_key_value.weight",
-                NULL),
+                "blk.%d.attn_qkv.weight"),
     TENSOR_PART(V, ALWAYS, QKV_GROUPS, "transformer.h.%d.self_attention.query_key_value.weight",
-                NULL),
+                "blk.%d.attn_qkv.weight"),
     TENSOR_PART(Q_BIAS, QKV_BIAS, QKV_GROUPS,
                 "transformer.h.%d.self_attention.query_key_value.bias", NULL),
     TENSOR_PART(K_BIAS, QKV_BIAS, QKV_GROUPS,
                 "transformer.h.%d.self_attention.query_key_value.bias", NULL),
     TENSOR_PART(V_BIAS, QKV_BIAS, QKV_GROUPS,
                 "transformer.h.%d.self_attention.query_key_value.bias", NULL),
-    TENSOR(O, ALWAYS, "transformer.h.%d.self_attention.dense.weight", NULL),
+    TENSOR(O, ALWAYS, "transformer.h.%d.self_attention.dense.weight", "blk.%d.attn_output.weight"),
     TENSOR(O_BIAS, O_BIAS, "transformer.h.%d.self_attention.dense.bias", NULL),
     TENSOR_ALSO(NORM_MLP, NORM_MLP, "transformer.h.%d.post_attention_layernorm.weight",
-                "transformer.h.%d.ln_mlp.weight", NULL),
+                "transformer.h.%d.ln_mlp.weight", "blk.%d.attn_norm.weight"),
     TENSOR_ALSO(NORM_MLP_BIAS, NORM_MLP, "transformer.h.%d.post_attention_layernorm.bias",
-                "transformer.h.%d.ln_mlp.bias", NULL),
-    TENSOR(UP, ALWAYS, "transformer.h.%d.mlp.dense_h_to_4h.weight", NULL),
+                "transformer.h.%d.ln_mlp.bias", "blk.%d.attn_norm.bias"),
+    TENSOR(UP, ALWAYS, "transformer.h.%d.mlp.dense_h_to_4h.weight", "blk.%d.ffn_up.weight"),
     TENSOR(UP_BIAS, MLP_BIAS, "transformer.h.%d.mlp.dense_h_to_4h.bias", NULL),
-    TENSOR(DOWN, ALWAYS, "transformer.h.%d.mlp.dense_4h_to_h.weight", NULL),
+    TENSOR(DOWN, ALWAYS, "transformer.h.%d.mlp.dense_4h_to_h.weight", "blk.%d.ffn_down.weight"),
     TENSOR(DOWN_BIAS, MLP_BIAS, "transformer.h.%d.mlp.dense_4h_to_h.bias", NULL),
 };
 
@@ -173,15 +193,24 @@ static const struct arch_field falcon_fields[] = {
     MUST_BE("apply_residual_connection_post_layernorm", FALSE),
 };
 
+// There is no GGUF form of the models with ALiBi: their biases have no place.
+static const struct arch_field falcon_keys[] = {
+    GGUF_KEYS,
+    GGUF_ROPE_KEYS,
+    FIELD("attention.layer_norm_epsilon", NUM, true, norm_eps),
+    FIELD("rope.dimension_count", SAME, false, d_head),
+};
+
 static void settle_falcon(struct arch *a) {
     struct arch_given *g = &a->given;
     if (g->n_group > 0) { // RefinedWeb: says nothing else of the new decoder
         a->n_kv = g->n_group;
         g->new_decoder = true;
     }
-    if (!g->new_decoder) a->n_kv = g->multi_query ? 1 : a->n_head;
+    if (!g->gguf && !g->new_decoder) a->n_kv = g->multi_query ? 1 : a->n_head;
     a->parallel = a->parallel || g->new_decoder;
     a->norm_mlp = g->new_decoder ? g->n_parallel_norm != 1 : !a->parallel;
+    if (g->gguf) a->norm_mlp = g->gguf_also;
     a->qkv_bias = a->o_bias = a->mlp_bias = g->linear_bias;
     if (a->d_ff == 0) a->d_ff = 4 * a->d_model;
     if (!g->alibi) return;
@@ -192,6 +221,7 @@ static void settle_falcon(struct arch *a) {
 
 const struct arch_family arch_falcon = {.name = "falcon",
                                         .model_types = {"falcon", "RefinedWeb", "RefinedWebModel"},
+                                        .gguf_arch = "falcon",
                                         .norm = NORM_LAYER,
                                         .defaults = {.act = ACT_GELU_ERF,
                                                      .n_ctx_train = 2048,
@@ -200,25 +230,26 @@ const struct arch_family arch_falcon = {.name = "falcon",
                                                      .given = {.multi_query = true}},
                                         TENSORS(falcon_tensors),
                                         FIELDS(falcon_fields),
+                                        KEYS(falcon_keys),
                                         .ignored_tensors = gpt_ignored,
                                         .settle = settle_falcon};
 
 /* ---- MPT: ALiBi, no bias anywhere ---- */
 
 static const struct arch_tensor mpt_tensors[] = {
-    TENSOR(EMBED, ALWAYS, "transformer.wte.weight", NULL),
-    TENSOR(NORM_OUT, ALWAYS, "transformer.norm_f.weight", NULL),
-    TENSOR(HEAD, UNTIED, "lm_head.weight", NULL),
-    TENSOR(NORM_ATTN, ALWAYS, "transformer.blocks.%d.norm_1.weight", NULL),
-    TENSOR_PART(Q, ALWAYS, QKV, "transformer.blocks.%d.attn.Wqkv.weight", NULL),
-    TENSOR_PART(K, ALWAYS, QKV, "transformer.blocks.%d.attn.Wqkv.weight", NULL),
-    TENSOR_PART(V, ALWAYS, QKV, "transformer.blocks.%d.attn.Wqkv.weight", NULL),
+    TENSOR(EMBED, ALWAYS, "transformer.wte.weight", "token_embd.weight"),
+    TENSOR(NORM_OUT, ALWAYS, "transformer.norm_f.weight", "output_norm.weight"),
+    TENSOR(HEAD, UNTIED, "lm_head.weight", "output.weight"),
+    TENSOR(NORM_ATTN, ALWAYS, "transformer.blocks.%d.norm_1.weight", "blk.%d.attn_norm.weight"),
+    TENSOR_PART(Q, ALWAYS, QKV, "transformer.blocks.%d.attn.Wqkv.weight", "blk.%d.attn_qkv.weight"),
+    TENSOR_PART(K, ALWAYS, QKV, "transformer.blocks.%d.attn.Wqkv.weight", "blk.%d.attn_qkv.weight"),
+    TENSOR_PART(V, ALWAYS, QKV, "transformer.blocks.%d.attn.Wqkv.weight", "blk.%d.attn_qkv.weight"),
     TENSOR(NORM_Q, QK_NORM, "transformer.blocks.%d.attn.q_ln.weight", NULL),
     TENSOR(NORM_K, QK_NORM, "transformer.blocks.%d.attn.k_ln.weight", NULL),
-    TENSOR(O, ALWAYS, "transformer.blocks.%d.attn.out_proj.weight", NULL),
-    TENSOR(NORM_MLP, ALWAYS, "transformer.blocks.%d.norm_2.weight", NULL),
-    TENSOR(UP, ALWAYS, "transformer.blocks.%d.ffn.up_proj.weight", NULL),
-    TENSOR(DOWN, ALWAYS, "transformer.blocks.%d.ffn.down_proj.weight", NULL),
+    TENSOR(O, ALWAYS, "transformer.blocks.%d.attn.out_proj.weight", "blk.%d.attn_output.weight"),
+    TENSOR(NORM_MLP, ALWAYS, "transformer.blocks.%d.norm_2.weight", "blk.%d.ffn_norm.weight"),
+    TENSOR(UP, ALWAYS, "transformer.blocks.%d.ffn.up_proj.weight", "blk.%d.ffn_up.weight"),
+    TENSOR(DOWN, ALWAYS, "transformer.blocks.%d.ffn.down_proj.weight", "blk.%d.ffn_down.weight"),
 };
 
 static const struct arch_field mpt_fields[] = {
@@ -253,19 +284,27 @@ static const struct arch_field mpt_fields[] = {
     IGNORED("verbose"),
 };
 
+static const struct arch_field mpt_keys[] = {
+    GGUF_KEYS,
+    FIELD("attention.layer_norm_epsilon", NUM, true, norm_eps),
+    FIELD("attention.max_alibi_bias", NUM, true, alibi_max),
+    MUST_BE("attention.clamp_kqv", FALSE),
+};
+
 static void settle_mpt(struct arch *a) {
+    if (a->given.gguf) return;
     const double by = a->given.expansion > 0 ? a->given.expansion : 4;
     a->d_ff = (int64_t)fmin(by * (double)a->d_model, 1e9);
 }
 
-const struct arch_family arch_mpt = {.name = "mpt",
-                                     .model_types = {"mpt"},
-                                     .norm = NORM_LAYER,
-                                     .defaults = {.act = ACT_GELU_ERF,
-                                                  .norm_eps = 1e-5,
-                                                  .positions = POS_ALIBI,
-                                                  .tied = true,
-                                                  .qk_norm_row = true},
-                                     TENSORS(mpt_tensors),
-                                     FIELDS(mpt_fields),
-                                     .settle = settle_mpt};
+const struct arch_family arch_mpt = {
+    .name = "mpt",
+    .model_types = {"mpt"},
+    .gguf_arch = "mpt",
+    .norm = NORM_LAYER,
+    .defaults = {.act = ACT_GELU_ERF, .norm_eps = 1e-5, .positions = POS_ALIBI, .tied = true,
+                 .qk_norm_row = true},
+    TENSORS(mpt_tensors),
+    FIELDS(mpt_fields),
+    KEYS(mpt_keys),
+    .settle = settle_mpt};

@@ -11,28 +11,43 @@ static void settle_gpt2(struct arch *a) {
 /* ---- GPT-2: matrices stored as [n_in, n_out], learned positions ---- */
 
 static const struct arch_tensor gpt2_tensors[] = {
-    TENSOR_ALSO(EMBED, ALWAYS, "transformer.wte.weight", "wte.weight", NULL),
-    TENSOR_ALSO(POSITIONS, ALWAYS, "transformer.wpe.weight", "wpe.weight", NULL),
-    TENSOR_ALSO(NORM_OUT, ALWAYS, "transformer.ln_f.weight", "ln_f.weight", NULL),
-    TENSOR_ALSO(NORM_OUT_BIAS, ALWAYS, "transformer.ln_f.bias", "ln_f.bias", NULL),
-    TENSOR(HEAD, UNTIED, "lm_head.weight", NULL),
-    TENSOR_ALSO(NORM_ATTN, ALWAYS, "transformer.h.%d.ln_1.weight", "h.%d.ln_1.weight", NULL),
-    TENSOR_ALSO(NORM_ATTN_BIAS, ALWAYS, "transformer.h.%d.ln_1.bias", "h.%d.ln_1.bias", NULL),
-    CONV1D(Q, QKV, "transformer.h.%d.attn.c_attn.weight", "h.%d.attn.c_attn.weight"),
-    CONV1D(K, QKV, "transformer.h.%d.attn.c_attn.weight", "h.%d.attn.c_attn.weight"),
-    CONV1D(V, QKV, "transformer.h.%d.attn.c_attn.weight", "h.%d.attn.c_attn.weight"),
-    QKV_ALSO(Q_BIAS, "transformer.h.%d.attn.c_attn.bias", "h.%d.attn.c_attn.bias"),
-    QKV_ALSO(K_BIAS, "transformer.h.%d.attn.c_attn.bias", "h.%d.attn.c_attn.bias"),
-    QKV_ALSO(V_BIAS, "transformer.h.%d.attn.c_attn.bias", "h.%d.attn.c_attn.bias"),
-    CONV1D(O, WHOLE, "transformer.h.%d.attn.c_proj.weight", "h.%d.attn.c_proj.weight"),
-    TENSOR_ALSO(O_BIAS, ALWAYS, "transformer.h.%d.attn.c_proj.bias", "h.%d.attn.c_proj.bias", NULL),
-    TENSOR_ALSO(NORM_MLP, ALWAYS, "transformer.h.%d.ln_2.weight", "h.%d.ln_2.weight", NULL),
-    TENSOR_ALSO(NORM_MLP_BIAS, ALWAYS, "transformer.h.%d.ln_2.bias", "h.%d.ln_2.bias", NULL),
-    CONV1D(UP, WHOLE, "transformer.h.%d.mlp.c_fc.weight", "h.%d.mlp.c_fc.weight"),
-    TENSOR_ALSO(UP_BIAS, ALWAYS, "transformer.h.%d.mlp.c_fc.bias", "h.%d.mlp.c_fc.bias", NULL),
-    CONV1D(DOWN, WHOLE, "transformer.h.%d.mlp.c_proj.weight", "h.%d.mlp.c_proj.weight"),
+    TENSOR_ALSO(EMBED, ALWAYS, "transformer.wte.weight", "wte.weight", "token_embd.weight"),
+    TENSOR_ALSO(POSITIONS, ALWAYS, "transformer.wpe.weight", "wpe.weight", "position_embd.weight"),
+    TENSOR_ALSO(NORM_OUT, ALWAYS, "transformer.ln_f.weight", "ln_f.weight", "output_norm.weight"),
+    TENSOR_ALSO(NORM_OUT_BIAS, ALWAYS, "transformer.ln_f.bias", "ln_f.bias", "output_norm.bias"),
+    TENSOR(HEAD, UNTIED, "lm_head.weight", "output.weight"),
+    TENSOR_ALSO(NORM_ATTN, ALWAYS, "transformer.h.%d.ln_1.weight", "h.%d.ln_1.weight",
+                "blk.%d.attn_norm.weight"),
+    TENSOR_ALSO(NORM_ATTN_BIAS, ALWAYS, "transformer.h.%d.ln_1.bias", "h.%d.ln_1.bias",
+                "blk.%d.attn_norm.bias"),
+    CONV1D(Q, QKV, "transformer.h.%d.attn.c_attn.weight", "h.%d.attn.c_attn.weight",
+           "blk.%d.attn_qkv.weight"),
+    CONV1D(K, QKV, "transformer.h.%d.attn.c_attn.weight", "h.%d.attn.c_attn.weight",
+           "blk.%d.attn_qkv.weight"),
+    CONV1D(V, QKV, "transformer.h.%d.attn.c_attn.weight", "h.%d.attn.c_attn.weight",
+           "blk.%d.attn_qkv.weight"),
+    QKV_ALSO(Q_BIAS, "transformer.h.%d.attn.c_attn.bias", "h.%d.attn.c_attn.bias",
+             "blk.%d.attn_qkv.bias"),
+    QKV_ALSO(K_BIAS, "transformer.h.%d.attn.c_attn.bias", "h.%d.attn.c_attn.bias",
+             "blk.%d.attn_qkv.bias"),
+    QKV_ALSO(V_BIAS, "transformer.h.%d.attn.c_attn.bias", "h.%d.attn.c_attn.bias",
+             "blk.%d.attn_qkv.bias"),
+    CONV1D(O, WHOLE, "transformer.h.%d.attn.c_proj.weight", "h.%d.attn.c_proj.weight",
+           "blk.%d.attn_output.weight"),
+    TENSOR_ALSO(O_BIAS, ALWAYS, "transformer.h.%d.attn.c_proj.bias", "h.%d.attn.c_proj.bias",
+                "blk.%d.attn_output.bias"),
+    TENSOR_ALSO(NORM_MLP, ALWAYS, "transformer.h.%d.ln_2.weight", "h.%d.ln_2.weight",
+                "blk.%d.ffn_norm.weight"),
+    TENSOR_ALSO(NORM_MLP_BIAS, ALWAYS, "transformer.h.%d.ln_2.bias", "h.%d.ln_2.bias",
+                "blk.%d.ffn_norm.bias"),
+    CONV1D(UP, WHOLE, "transformer.h.%d.mlp.c_fc.weight", "h.%d.mlp.c_fc.weight",
+           "blk.%d.ffn_up.weight"),
+    TENSOR_ALSO(UP_BIAS, ALWAYS, "transformer.h.%d.mlp.c_fc.bias", "h.%d.mlp.c_fc.bias",
+                "blk.%d.ffn_up.bias"),
+    CONV1D(DOWN, WHOLE, "transformer.h.%d.mlp.c_proj.weight", "h.%d.mlp.c_proj.weight",
+           "blk.%d.ffn_down.weight"),
     TENSOR_ALSO(DOWN_BIAS, ALWAYS, "transformer.h.%d.mlp.c_proj.bias", "h.%d.mlp.c_proj.bias",
-                NULL),
+                "blk.%d.ffn_down.bias"),
 };
 
 static const struct arch_field gpt2_fields[] = {
@@ -52,14 +67,22 @@ static const struct arch_field gpt2_fields[] = {
     IGNORED("reorder_and_upcast_attn"), // of rounding in 16 bits
 };
 
-const struct arch_family arch_gpt2 = {.name = "gpt2",
-                                      .model_types = {"gpt2"},
-                                      .norm = NORM_LAYER,
-                                      .defaults = {.positions = POS_LEARNED, .tied = true},
-                                      TENSORS(gpt2_tensors),
-                                      FIELDS(gpt2_fields),
-                                      .ignored_tensors = gpt2_ignored,
-                                      .settle = settle_gpt2};
+static const struct arch_field gpt2_keys[] = {
+    GGUF_KEYS,
+    FIELD("attention.layer_norm_epsilon", NUM, true, norm_eps),
+};
+
+const struct arch_family arch_gpt2 = {
+    .name = "gpt2",
+    .model_types = {"gpt2"},
+    .gguf_arch = "gpt2",
+    .norm = NORM_LAYER,
+    .defaults = {.act = ACT_GELU_TANH, .positions = POS_LEARNED, .tied = true},
+    TENSORS(gpt2_tensors),
+    FIELDS(gpt2_fields),
+    KEYS(gpt2_keys),
+    .ignored_tensors = gpt2_ignored,
+    .settle = settle_gpt2};
 
 /* ---- BTLM: GPT-2's tensors with a gate, ALiBi, and scales of its own (muP) ---- */
 
@@ -70,21 +93,21 @@ static const struct arch_tensor btlm_tensors[] = {
     TENSOR(HEAD, UNTIED, "lm_head.weight", NULL),
     TENSOR(NORM_ATTN, ALWAYS, "transformer.h.%d.ln_1.weight", NULL),
     TENSOR(NORM_ATTN_BIAS, ALWAYS, "transformer.h.%d.ln_1.bias", NULL),
-    CONV1D(Q, QKV, "transformer.h.%d.attn.c_attn.weight", NULL),
-    CONV1D(K, QKV, "transformer.h.%d.attn.c_attn.weight", NULL),
-    CONV1D(V, QKV, "transformer.h.%d.attn.c_attn.weight", NULL),
+    CONV1D(Q, QKV, "transformer.h.%d.attn.c_attn.weight", NULL, NULL),
+    CONV1D(K, QKV, "transformer.h.%d.attn.c_attn.weight", NULL, NULL),
+    CONV1D(V, QKV, "transformer.h.%d.attn.c_attn.weight", NULL, NULL),
     TENSOR_PART(Q_BIAS, ALWAYS, QKV, "transformer.h.%d.attn.c_attn.bias", NULL),
     TENSOR_PART(K_BIAS, ALWAYS, QKV, "transformer.h.%d.attn.c_attn.bias", NULL),
     TENSOR_PART(V_BIAS, ALWAYS, QKV, "transformer.h.%d.attn.c_attn.bias", NULL),
-    CONV1D(O, WHOLE, "transformer.h.%d.attn.c_proj.weight", NULL),
+    CONV1D(O, WHOLE, "transformer.h.%d.attn.c_proj.weight", NULL, NULL),
     TENSOR(O_BIAS, ALWAYS, "transformer.h.%d.attn.c_proj.bias", NULL),
     TENSOR(NORM_MLP, ALWAYS, "transformer.h.%d.ln_2.weight", NULL),
     TENSOR(NORM_MLP_BIAS, ALWAYS, "transformer.h.%d.ln_2.bias", NULL),
-    CONV1D(UP, WHOLE, "transformer.h.%d.mlp.c_fc.weight", NULL),
+    CONV1D(UP, WHOLE, "transformer.h.%d.mlp.c_fc.weight", NULL, NULL),
     TENSOR(UP_BIAS, ALWAYS, "transformer.h.%d.mlp.c_fc.bias", NULL),
-    CONV1D(GATE, WHOLE, "transformer.h.%d.mlp.c_fc2.weight", NULL),
+    CONV1D(GATE, WHOLE, "transformer.h.%d.mlp.c_fc2.weight", NULL, NULL),
     TENSOR(GATE_BIAS, ALWAYS, "transformer.h.%d.mlp.c_fc2.bias", NULL),
-    CONV1D(DOWN, WHOLE, "transformer.h.%d.mlp.c_proj.weight", NULL),
+    CONV1D(DOWN, WHOLE, "transformer.h.%d.mlp.c_proj.weight", NULL, NULL),
     TENSOR(DOWN_BIAS, ALWAYS, "transformer.h.%d.mlp.c_proj.bias", NULL),
 };
 
@@ -134,21 +157,21 @@ const struct arch_family arch_btlm = {.name = "btlm",
 /* ---- Qwen 1: RMSNorm, biases of q, k and v, a gate ---- */
 
 static const struct arch_tensor qwen_tensors[] = {
-    TENSOR(EMBED, ALWAYS, "transformer.wte.weight", NULL),
-    TENSOR(NORM_OUT, ALWAYS, "transformer.ln_f.weight", NULL),
-    TENSOR(HEAD, UNTIED, "lm_head.weight", NULL),
-    TENSOR(NORM_ATTN, ALWAYS, "transformer.h.%d.ln_1.weight", NULL),
-    TENSOR_PART(Q, ALWAYS, QKV, "transformer.h.%d.attn.c_attn.weight", NULL),
-    TENSOR_PART(K, ALWAYS, QKV, "transformer.h.%d.attn.c_attn.weight", NULL),
-    TENSOR_PART(V, ALWAYS, QKV, "transformer.h.%d.attn.c_attn.weight", NULL),
-    TENSOR_PART(Q_BIAS, ALWAYS, QKV, "transformer.h.%d.attn.c_attn.bias", NULL),
-    TENSOR_PART(K_BIAS, ALWAYS, QKV, "transformer.h.%d.attn.c_attn.bias", NULL),
-    TENSOR_PART(V_BIAS, ALWAYS, QKV, "transformer.h.%d.attn.c_attn.bias", NULL),
-    TENSOR(O, ALWAYS, "transformer.h.%d.attn.c_proj.weight", NULL),
-    TENSOR(NORM_MLP, ALWAYS, "transformer.h.%d.ln_2.weight", NULL),
-    TENSOR(UP, ALWAYS, "transformer.h.%d.mlp.w1.weight", NULL),
-    TENSOR(GATE, ALWAYS, "transformer.h.%d.mlp.w2.weight", NULL),
-    TENSOR(DOWN, ALWAYS, "transformer.h.%d.mlp.c_proj.weight", NULL),
+    TENSOR(EMBED, ALWAYS, "transformer.wte.weight", "token_embd.weight"),
+    TENSOR(NORM_OUT, ALWAYS, "transformer.ln_f.weight", "output_norm.weight"),
+    TENSOR(HEAD, UNTIED, "lm_head.weight", "output.weight"),
+    TENSOR(NORM_ATTN, ALWAYS, "transformer.h.%d.ln_1.weight", "blk.%d.attn_norm.weight"),
+    TENSOR_PART(Q, ALWAYS, QKV, "transformer.h.%d.attn.c_attn.weight", "blk.%d.attn_qkv.weight"),
+    TENSOR_PART(K, ALWAYS, QKV, "transformer.h.%d.attn.c_attn.weight", "blk.%d.attn_qkv.weight"),
+    TENSOR_PART(V, ALWAYS, QKV, "transformer.h.%d.attn.c_attn.weight", "blk.%d.attn_qkv.weight"),
+    TENSOR_PART(Q_BIAS, ALWAYS, QKV, "transformer.h.%d.attn.c_attn.bias", "blk.%d.attn_qkv.bias"),
+    TENSOR_PART(K_BIAS, ALWAYS, QKV, "transformer.h.%d.attn.c_attn.bias", "blk.%d.attn_qkv.bias"),
+    TENSOR_PART(V_BIAS, ALWAYS, QKV, "transformer.h.%d.attn.c_attn.bias", "blk.%d.attn_qkv.bias"),
+    TENSOR(O, ALWAYS, "transformer.h.%d.attn.c_proj.weight", "blk.%d.attn_output.weight"),
+    TENSOR(NORM_MLP, ALWAYS, "transformer.h.%d.ln_2.weight", "blk.%d.ffn_norm.weight"),
+    TENSOR(UP, ALWAYS, "transformer.h.%d.mlp.w1.weight", "blk.%d.ffn_up.weight"),
+    TENSOR(GATE, ALWAYS, "transformer.h.%d.mlp.w2.weight", "blk.%d.ffn_gate.weight"),
+    TENSOR(DOWN, ALWAYS, "transformer.h.%d.mlp.c_proj.weight", "blk.%d.ffn_down.weight"),
 };
 
 static const struct arch_field qwen_fields[] = {
@@ -180,18 +203,32 @@ static const struct arch_field qwen_fields[] = {
     IGNORED("use_flash_attn"),
 };
 
+static const struct arch_field qwen_keys[] = {
+    GGUF_KEYS,
+    GGUF_ROPE_KEYS,
+    FIELD("attention.layer_norm_rms_epsilon", NUM, true, norm_eps),
+    FIELD("rope.dimension_count", SAME, false, d_head),
+};
+
+// The seq_length of the published model that has the least.
+enum { QWEN_SEQ_LENGTH = 2048 };
+
 static void settle_qwen(struct arch *a) {
     a->d_ff /= 2;
     if (a->given.logn) a->n_logn = a->n_ctx_train;
-    // Changes nothing while no query sees more than seq_length keys.
+    // Changes nothing while no query sees more than seq_length keys. The metadata have neither.
     if (a->given.dynamic_ntk) a->n_seen_most = a->n_ctx_train;
+    if (!a->given.gguf) return;
+    a->n_seen_most = a->n_ctx_train < QWEN_SEQ_LENGTH ? a->n_ctx_train : QWEN_SEQ_LENGTH;
 }
 
 const struct arch_family arch_qwen = {.name = "qwen",
                                       .model_types = {"qwen"},
+                                      .gguf_arch = "qwen",
                                       .norm = NORM_RMS,
                                       TENSORS(qwen_tensors),
                                       FIELDS(qwen_fields),
+                                      KEYS(qwen_keys),
                                       .ignored_tensors = gpt2_ignored,
                                       .settle = settle_qwen};
 

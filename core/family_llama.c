@@ -43,37 +43,18 @@ static const struct arch_field llama_fields[] = {
 };
 
 static const struct arch_field llama_keys[] = {
-    FIELD("block_count", INT, true, n_layer), // first: lengths of arrays are checked by it
-    FIELD("context_length", INT, true, n_ctx_train),
-    FIELD("embedding_length", INT, true, d_model),
-    FIELD("feed_forward_length", LAYERS, true, d_ff),
-    FIELD("vocab_size", INT, false, n_vocab),
-    FIELD("attention.head_count", LAYERS, true, n_head),
-    FIELD("attention.head_count_kv", LAYERS, false, n_kv),
-    FIELD("attention.key_length", INT, false, d_head),
-    FIELD("attention.value_length", SAME, false, d_head),
+    GGUF_KEYS,
+    GGUF_ROPE_KEYS,
     FIELD("attention.layer_norm_rms_epsilon", NUM, true, norm_eps),
     FIELD("rope.dimension_count", SAME, false, d_head),
-    FIELD("rope.freq_base", NUM, false, rope.theta),
-    FIELD("rope.scale_linear", NUM, false, rope.factor), // the older name of the next
-    FIELD("rope.scaling.factor", NUM, false, rope.factor),
-    FIELD("rope.scaling.type", ROPE, false, rope.kind),
-    FIELD("rope.scaling.original_context_length", INT, false, rope.n_ctx_original),
-    FIELD("rope.scaling.attn_factor", NUM, false, rope.attention_factor),
-    FIELD("rope.scaling.yarn_beta_fast", NUM, false, rope.beta_fast),
-    FIELD("rope.scaling.yarn_beta_slow", NUM, false, rope.beta_slow),
-    MUST_BE("expert_count", FALSE),
-    MUST_BE("expert_used_count", FALSE),
     MUST_BE("use_parallel_residual", FALSE),
-    IGNORED("rope.scaling.finetuned"),
-    IGNORED("tensor_data_layout"),
 };
 
 // Written by old exports: a table that can be computed.
 static const char *const llama_ignored[] = {".rotary_emb.inv_freq", NULL};
 
 static void settle_llama(struct arch *a) {
-    a->o_bias = a->qkv_bias; // attention_bias is of all four
+    if (!a->given.gguf) a->o_bias = a->qkv_bias; // attention_bias is of all four
 }
 
 const struct arch_family arch_llama = {.name = "llama",
@@ -110,20 +91,31 @@ static const struct arch_field qwen2_fields[] = {QWEN_FIELDS, MUST_BE("use_mrope
 static const struct arch_field qwen3_fields[] = {QWEN_FIELDS,
                                                  FIELD("attention_bias", BOOL, false, qkv_bias)};
 
+static const struct arch_field qwen_keys[] = {
+    GGUF_KEYS,
+    GGUF_ROPE_KEYS,
+    FIELD("attention.layer_norm_rms_epsilon", NUM, true, norm_eps),
+    FIELD("rope.dimension_count", SAME, false, d_head),
+};
+
 const struct arch_family arch_qwen2 = {.name = "qwen2",
                                        .model_types = {"qwen2"},
+                                       .gguf_arch = "qwen2",
                                        .norm = NORM_RMS,
                                        .defaults = {.qkv_bias = true, .norm_mlp = true},
                                        TENSORS(llama_tensors),
                                        FIELDS(qwen2_fields),
+                                       KEYS(qwen_keys),
                                        .ignored_tensors = llama_ignored};
 
 const struct arch_family arch_qwen3 = {.name = "qwen3",
                                        .model_types = {"qwen3"},
+                                       .gguf_arch = "qwen3",
                                        .norm = NORM_RMS,
                                        .defaults = {.qk_norm = true, .norm_mlp = true},
                                        TENSORS(llama_tensors),
                                        FIELDS(qwen3_fields),
+                                       KEYS(qwen_keys),
                                        .ignored_tensors = llama_ignored,
                                        .settle = settle_llama};
 
@@ -169,16 +161,27 @@ static const struct arch_field stablelm_fields[] = {
     IGNORED("rms_norm_eps"),
 };
 
+static const struct arch_field stablelm_keys[] = {
+    GGUF_KEYS,
+    GGUF_ROPE_KEYS,
+    FIELD("attention.layer_norm_epsilon", NUM, true, norm_eps),
+    FIELD("rope.dimension_count", INT, true, n_rot),
+    IGNORED("use_parallel_residual"), // says true of models that are serial: the tensors decide
+};
+
 static void settle_stablelm(struct arch *a) {
+    if (a->given.gguf) a->parallel = !a->given.gguf_norm_mlp;
     a->norm_mlp = !a->parallel;
 }
 
 const struct arch_family arch_stablelm = {
     .name = "stablelm",
     .model_types = {"stablelm", "stablelm_epoch"},
+    .gguf_arch = "stablelm",
     .norm = NORM_LAYER,
     .defaults = {.norm_eps = 1e-5, .rotary_share = 0.25, .norm_bias = true},
     TENSORS(llama_tensors),
     FIELDS(stablelm_fields),
+    KEYS(stablelm_keys),
     .ignored_tensors = llama_ignored,
     .settle = settle_stablelm};

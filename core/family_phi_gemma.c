@@ -39,13 +39,23 @@ static const struct arch_field phi3_fields[] = {
     IGNORED("interpolate_factor"),
 };
 
+static const struct arch_field phi3_keys[] = {
+    GGUF_KEYS,
+    GGUF_ROPE_KEYS,
+    FIELD("attention.layer_norm_rms_epsilon", NUM, true, norm_eps),
+    FIELD("attention.sliding_window", COUNT, false, window),
+    FIELD("rope.dimension_count", INT, false, n_rot),
+};
+
 const struct arch_family arch_phi3 = {.name = "phi3",
                                       .model_types = {"phi3"},
+                                      .gguf_arch = "phi3",
                                       .norm = NORM_RMS,
                                       .window = WINDOW_DENSE,
                                       .defaults = {.norm_mlp = true},
                                       TENSORS(phi3_tensors),
-                                      FIELDS(phi3_fields)};
+                                      FIELDS(phi3_fields),
+                                      KEYS(phi3_keys)};
 
 /* ---- Gemma 3: local layers, normalised heads, norms before and after each branch ---- */
 
@@ -97,21 +107,40 @@ static const struct arch_field gemma3_fields[] = {
     MUST_BE("use_bidirectional_attention", FALSE),
 };
 
+// The metadata name no scale of scores: it follows from d_head but in the 27B, known by its layers.
+static const struct arch_field gemma3_keys[] = {
+    GGUF_KEYS,
+    GGUF_ROPE_KEYS,
+    FIELD("attention.layer_norm_rms_epsilon", NUM, true, norm_eps),
+    FIELD("attention.sliding_window", COUNT, false, window),
+    FIELD("attention.sliding_window_pattern", LOCAL, false, local_layers),
+    FIELD("final_logit_softcapping", NUM, false, logit_softcap),
+    FIELD("rope.dimension_count", SAME, false, d_head),
+    FIELD("rope.freq_base_swa", NUM, false, rope_local.theta),
+};
+
 static void settle_gemma3(struct arch *a) {
     const int64_t every = a->given.global_every > 0 ? a->given.global_every : 6;
     const int64_t n = a->n_layer < ARCH_MAX_LAYERS ? a->n_layer : ARCH_MAX_LAYERS;
-    for (int64_t l = 0; l < n && a->given.n_layer_types == 0; l++) {
+    for (int64_t l = 0; l < n && a->window > 0 && a->given.n_layer_types == 0; l++) {
         if ((l + 1) % every != 0) a->local_layers[l / 64] |= UINT64_C(1) << l % 64;
     }
     a->embed_scale = sqrt((double)a->d_model);
+    if (a->given.gguf && a->n_layer == 62) {
+        a->given.query_scalar = (double)a->d_model / (double)a->n_head;
+    }
     if (a->given.query_scalar > 0) a->attn_scale = 1 / sqrt(a->given.query_scalar);
 }
 
 const struct arch_family arch_gemma3 = {.name = "gemma3",
                                         .model_types = {"gemma3_text"},
+                                        .gguf_arch = "gemma3",
                                         .norm = NORM_RMS,
                                         .window = WINDOW_LOCAL,
-                                        .defaults = {.norm_offset = 1, .tied = true},
+                                        .defaults = {.act = ACT_GELU_TANH,
+                                                     .norm_offset = 1, // GGUF: in the weights
+                                                     .tied = true},
                                         TENSORS(gemma3_tensors),
                                         FIELDS(gemma3_fields),
+                                        KEYS(gemma3_keys),
                                         .settle = settle_gemma3};

@@ -47,9 +47,10 @@ static enum status find_tensor(const struct model_tensor **out, const struct mod
     }
     *out = s;
     if (s == NULL) return err_fail(e, E_FORMAT, "tensor %s is missing", name);
-    const struct arch_place p = arch_place(&m->arch, t->role, t->part);
-    const int64_t dim[2] = {t->transposed ? p.n_in : p.n_stored_rows,
-                            t->transposed ? p.n_stored_rows : p.n_in};
+    const struct arch_place p = arch_place(&m->arch, t->role, model_files_part(m->files, t));
+    const bool transposed = model_files_transposed(m->files, t);
+    const int64_t dim[2] = {transposed ? p.n_in : p.n_stored_rows,
+                            transposed ? p.n_stored_rows : p.n_in};
     const bool vector = arch_use(t->role) == WT_VECTOR;
     const bool ok = vector ? s->n_dim == 1 && s->dim[0] == dim[0]
                            : s->n_dim == 2 && s->dim[0] == dim[0] && s->dim[1] == dim[1];
@@ -62,7 +63,7 @@ static enum status find_tensor(const struct model_tensor **out, const struct mod
         return err_fail(e, E_UNSUPPORTED, "tensor %s is a vector stored as %s", name,
                         s->dtype_text);
     }
-    if (t->transposed && dtype_block(s->dtype) > 1) {
+    if (transposed && dtype_block(s->dtype) > 1) {
         return err_fail(e, E_UNSUPPORTED, "tensor %s is transposed and stored as %s", name,
                         s->dtype_text);
     }
@@ -87,23 +88,27 @@ static bool ends_with(const char *s, const char *tail) {
     return n >= k && strcmp(s + n - k, tail) == 0;
 }
 
+// Whether `name` is one that t has; then *layer is the layer it names, -1 for none.
+static bool is_name_of(const struct model *m, const struct arch_tensor *t, const char *name,
+                       int64_t *layer) {
+    const char *its = model_files_name(m->files, t), *also = model_files_also(m->files, t);
+    *layer = -1;
+    if (!arch_per_layer(t)) {
+        return (its != NULL && strcmp(its, name) == 0) || (also != NULL && strcmp(also, name) == 0);
+    }
+    *layer = match_layer(its, name);
+    if (*layer < 0) *layer = match_layer(also, name);
+    return *layer >= 0 && *layer < m->arch.n_layer;
+}
+
 static bool tensor_known(const struct model *m, const char *name) {
     const struct arch *a = &m->arch;
+    int64_t layer = -1;
     for (int i = 0; i < a->family->n_tensor; i++) {
         const struct arch_tensor *t = &a->family->tensors[i];
-        const char *its = model_files_name(m->files, t);
-        if (its == NULL) continue;
         // A tied model may carry its head again; transformers does not read it either.
         if (!arch_has(a, t) && t->role != ARCH_HEAD) continue;
-        if (arch_per_layer(t)) {
-            int64_t layer = match_layer(its, name);
-            if (layer < 0) layer = match_layer(model_files_also(m->files, t), name);
-            if (layer >= 0 && layer < a->n_layer) return true;
-        } else if (strcmp(its, name) == 0) {
-            return true;
-        } else if (t->also != NULL && strcmp(t->also, name) == 0) {
-            return true;
-        }
+        if (is_name_of(m, t, name, &layer)) return true;
     }
     const char *const *tail = a->family->ignored_tensors;
     for (; tail != NULL && *tail != NULL; tail++) {
@@ -129,6 +134,9 @@ static enum status check_tensors(const struct model *m, struct err *e) {
                  "tensor %s: attention with learned sink logits is another model than this program "
                  "computes",
                  name);
+        }
+        if (strncmp(name, "rope_factors_", strlen("rope_factors_")) == 0) {
+            FAIL(e, E_UNSUPPORTED, "tensor %s: longrope is not supported", name);
         }
         FAIL(e, E_UNSUPPORTED, "tensor %s has no place in the %s family", name, a->family->name);
     }
@@ -213,7 +221,8 @@ static enum status bind(struct wt **out, const struct model_on *mo, enum arch_ro
     const struct model_tensor *s = NULL;
     const enum status st = find_tensor(&s, mo->model, t, layer, e);
     if (st != OK) return st;
-    const struct arch_place p = arch_place(a, role, t->part);
+    const struct model_files *f = mo->model->files;
+    const struct arch_place p = arch_place(a, role, model_files_part(f, t));
     const struct dev_weight_src src = {.name = s->name,
                                        .data = s->data,
                                        .dtype = s->dtype,
@@ -223,7 +232,7 @@ static enum status bind(struct wt **out, const struct model_on *mo, enum arch_ro
                                        .first = p.first,
                                        .block = p.block,
                                        .stride = p.stride,
-                                       .transposed = t->transposed};
+                                       .transposed = model_files_transposed(f, t)};
     return dev_weight_new(out, mo->dev, use, &src, e);
 }
 
@@ -377,17 +386,12 @@ bool model_entry_at(const struct model *m, size_t i, struct model_entry *out) {
     memcpy(out->dim, s->dim, sizeof out->dim);
     for (int k = 0; k < a->family->n_tensor; k++) {
         const struct arch_tensor *t = &a->family->tensors[k];
-        const char *its = model_files_name(m->files, t);
+        const struct model_tensor *its = NULL;
         int64_t layer = -1;
-        if (its == NULL) continue;
-        if (arch_per_layer(t)) {
-            layer = match_layer(its, s->name);
-            if (layer < 0) layer = match_layer(model_files_also(m->files, t), s->name);
-            if (layer < 0) continue;
-        } else if (strcmp(its, s->name) != 0) {
-            continue;
-        }
+        if (!is_name_of(m, t, s->name, &layer)) continue;
         if (arch_has(a, t)) {
+            if (find_tensor(&its, m, t, layer, NULL) != OK || its != s)
+                continue; // the other name's
             out->use = t;
             out->layer = layer;
             out->ignored = NULL;

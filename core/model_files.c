@@ -164,7 +164,15 @@ const char *model_files_name(const struct model_files *f, const struct arch_tens
 }
 
 const char *model_files_also(const struct model_files *f, const struct arch_tensor *t) {
-    return f->gguf != NULL ? NULL : t->also;
+    return f->gguf != NULL ? t->gguf_also : t->also;
+}
+
+enum arch_part model_files_part(const struct model_files *f, const struct arch_tensor *t) {
+    return f->gguf != NULL && t->part == PART_QKV_GROUPS ? PART_QKV : t->part;
+}
+
+bool model_files_transposed(const struct model_files *f, const struct arch_tensor *t) {
+    return f->gguf == NULL && t->transposed;
 }
 
 const char *model_files_config(const struct model_files *f) {

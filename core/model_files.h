@@ -32,6 +32,9 @@ const struct model_tensor *model_files_get(const struct model_files *f, const ch
  * another name for it, or NULL. */
 const char *model_files_name(const struct model_files *f, const struct arch_tensor *t);
 const char *model_files_also(const struct model_files *f, const struct arch_tensor *t);
+/* Which rows of that tensor are the role's, and whether it is stored as [n_in, n_out]. */
+enum arch_part model_files_part(const struct model_files *f, const struct arch_tensor *t);
+bool model_files_transposed(const struct model_files *f, const struct arch_tensor *t);
 
 const char *
 model_files_config(const struct model_files *f); /* what shapes come from: for messages */

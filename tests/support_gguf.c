@@ -56,6 +56,11 @@ void gw_u16(struct gw *w, const char *key, uint16_t v) {
     put(&w->values, v, 2);
 }
 
+void gw_bool(struct gw *w, const char *key, bool v) {
+    entry(w, key, 7);
+    put(&w->values, v, 1);
+}
+
 void gw_f32(struct gw *w, const char *key, float v) {
     uint32_t u;
     memcpy(&u, &v, sizeof u);

@@ -15,6 +15,7 @@ void gw_init(struct gw *w); /* version 3, alignment 32 */
 void gw_fini(struct gw *w);
 void gw_u32(struct gw *w, const char *key, uint32_t v);
 void gw_u16(struct gw *w, const char *key, uint16_t v);
+void gw_bool(struct gw *w, const char *key, bool v);
 void gw_f32(struct gw *w, const char *key, float v);
 void gw_str(struct gw *w, const char *key, const char *v);
 void gw_u32s(struct gw *w, const char *key, const uint32_t *v, size_t n);

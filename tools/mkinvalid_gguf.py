@@ -289,4 +289,96 @@ model("type_q2_k", "unsupported", "tensor token_embd.weight is stored as Q2_K", 
 model("type_vector", "unsupported", "tensor output_norm.weight is a vector stored as Q8_0",
       {"llama.embedding_length": (U32, 32), "llama.attention.head_count": (U32, 8)},
       {"token_embd.weight": [32, 4], "output_norm.weight": Tensor("output_norm.weight", [32], bytes(34), T_Q8_0)})
+
+# ---- other families: one layer of width 8, two heads of four, a vocabulary of four
+SIZES = {"block_count": (U32, 1), "context_length": (U32, 64), "embedding_length": (U32, 8),
+         "feed_forward_length": (U32, 8), "attention.head_count": (U32, 2)}
+RMS = {"attention.layer_norm_rms_epsilon": (F32, 1e-5)}
+LAYER = {"attention.layer_norm_epsilon": (F32, 1e-5)}
+OUTER = {"token_embd.weight": [8, 4], "output_norm.weight": [8]}
+NORMS = {L0 + "attn_norm.weight": [8], L0 + "ffn_norm.weight": [8]}
+SPLIT = {L0 + "attn_q.weight": [8, 8], L0 + "attn_k.weight": [8, 8], L0 + "attn_v.weight": [8, 8]}
+FUSED = {L0 + "attn_qkv.weight": [8, 24]}
+REST = {L0 + "attn_output.weight": [8, 8], L0 + "ffn_down.weight": [8, 8]}
+MLP = {L0 + "ffn_up.weight": [8, 8]}
+GATED = MLP | {L0 + "ffn_gate.weight": [8, 8]}
+GEMMA_NORMS = {L0 + "attn_q_norm.weight": [4], L0 + "attn_k_norm.weight": [4],
+               L0 + "post_attention_norm.weight": [8], L0 + "post_ffw_norm.weight": [8]}
+FAMILIES = {
+    "qwen2": (SIZES | RMS, OUTER | NORMS | SPLIT | REST | GATED),
+    "gemma3": (SIZES | RMS, OUTER | NORMS | SPLIT | REST | GATED | GEMMA_NORMS),
+    "phi3": (SIZES | RMS, OUTER | NORMS | FUSED | REST | {L0 + "ffn_up.weight": [8, 16]}),
+    "qwen": (SIZES | RMS, OUTER),
+    "stablelm": (SIZES | LAYER | {"rope.dimension_count": (U32, 2)},
+                 OUTER | NORMS | SPLIT | REST | GATED | {"output_norm.bias": [8], L0 + "attn_norm.bias": [8],
+                                                         L0 + "ffn_norm.bias": [8]}),
+    "falcon": (SIZES | LAYER, OUTER | {L0 + "attn_norm.weight": [8], L0 + "attn_norm.bias": [8], "output_norm.bias": [8]}
+               | FUSED | REST | MLP),
+    "gptneox": (SIZES | LAYER | {"rope.dimension_count": (U32, 2), "use_parallel_residual": (BOOL, True)}, OUTER),
+    "mpt": (SIZES | LAYER | {"attention.max_alibi_bias": (F32, 8.0)}, OUTER | NORMS | FUSED | REST | MLP),
+    "gpt2": (SIZES | LAYER, OUTER),
+}
+
+
+def family(arch, name, status, message, values=(), tensors=(), drop=()):
+    v, t = FAMILIES[arch]
+    v = {arch + "." + k: x for k, x in (v | dict(values)).items() if k not in drop}
+    v["general.architecture"] = (STR, arch)
+    t = {k: x for k, x in (t | dict(tensors)).items() if k not in drop}
+    case(f"model_{arch}_{name}", status, message,
+         gguf([arr(k, ty, x) if isinstance(x, list) else kv(k, ty, x) for k, (ty, x) in v.items()],
+              [Tensor(k, x) for k, x in t.items()]))
+
+
+WINDOW, PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"
+family("qwen2", "bias_missing", "format", "tensor blk.0.attn_v.bias is missing",
+       tensors={L0 + "attn_q.bias": [8], L0 + "attn_k.bias": [8]})
+family("qwen2", "partial_rope", "unsupported", "qwen2.rope.dimension_count: is 2 where heads have 4", {"rope.dimension_count": (U32, 2)})
+family("qwen2", "key_of_another", "unsupported", "qwen2.attention.sliding_window: not an entry of the qwen2", {WINDOW: (U32, 4)})
+family("qwen2", "not_causal", "unsupported", "qwen2.attention.causal: models that are false here", {"attention.causal": (BOOL, False)})
+family("qwen2", "causal_number", "format", "qwen2.attention.causal: must be a bool, not u32", {"attention.causal": (U32, 1)})
+family("gemma3", "window_text", "format", "gemma3.attention.sliding_window: must be an integer, not string", {WINDOW: (STR, "512")})
+family("gemma3", "window_negative", "format", "gemma3.attention.sliding_window: out of range", {WINDOW: (I32, -1)})
+family("gemma3", "window_array", "format", "gemma3.attention.sliding_window: must be an integer, not an array", {WINDOW: (U32, [4])})
+family("gemma3", "window_missing", "format", "gemma3.attention.sliding_window: missing: there are layers with a window",
+       {PATTERN: (BOOL, [True])})
+family("gemma3", "pattern_zero", "format", "gemma3.attention.sliding_window_pattern: out of range", {PATTERN: (U32, 0), WINDOW: (U32, 4)})
+family("gemma3", "pattern_long", "format", "gemma3.attention.sliding_window_pattern: has 2 values for 1 layers",
+       {PATTERN: (BOOL, [True, False]), WINDOW: (U32, 4)})
+family("gemma3", "pattern_texts", "format", "gemma3.attention.sliding_window_pattern: must be an integer or an array of bools",
+       {PATTERN: (STR, ["local"]), WINDOW: (U32, 4)})
+family("gemma3", "pattern_text", "format", "gemma3.attention.sliding_window_pattern: must be an integer, not string",
+       {PATTERN: (STR, "local"), WINDOW: (U32, 4)})
+family("gemma3", "theta_nan", "format", "gemma3.rope.freq_base_swa: out of range", {"rope.freq_base_swa": (F32, float("nan"))})
+family("gemma3", "softcap_zero", "format", "gemma3.final_logit_softcapping: out of range", {"final_logit_softcapping": (F32, 0.0)})
+family("gemma3", "norm_missing", "format", "tensor blk.0.post_ffw_norm.weight is missing", drop=[L0 + "post_ffw_norm.weight"])
+family("gemma3", "norm_wide", "format", "tensor blk.0.attn_q_norm.weight has shape [8]; the metadata asks for [4]",
+       tensors={L0 + "attn_q_norm.weight": [8]})
+family("phi3", "longrope", "unsupported", "tensor rope_factors_long.weight: longrope",
+       tensors={"rope_factors_long.weight": [2], "rope_factors_short.weight": [2]})
+family("phi3", "longrope_named", "unsupported", 'phi3.rope.scaling.type: "longrope" is not supported', {"rope.scaling.type": (STR, "longrope")})
+family("phi3", "attn_factor", "unsupported", "phi3.rope.scaling.attn_factor: is not supported without yarn", {"rope.scaling.attn_factor": (F32, 1.19)})
+family("phi3", "rope_odd", "format", "phi3.rope.dimension_count: must turn an even number", {"rope.dimension_count": (U32, 3)})
+family("phi3", "rope_wide", "format", "phi3.rope.dimension_count: must turn an even number", {"rope.dimension_count": (U32, 6)})
+family("phi3", "split", "format", "tensor blk.0.attn_qkv.weight is missing", tensors=SPLIT, drop=[L0 + "attn_qkv.weight"])
+family("phi3", "gate_short", "format", "tensor blk.0.ffn_up.weight has shape [8, 8]; the metadata asks for [16, 8]", tensors=MLP)
+family("qwen", "narrow", "format", "qwen.feed_forward_length: out of range", {"feed_forward_length": (U32, 1)})
+family("stablelm", "no_rope", "format", "stablelm.rope.dimension_count: missing", drop=["rope.dimension_count"])
+family("stablelm", "half_a_norm", "format", "tensor blk.0.ffn_norm.bias is missing", drop=[L0 + "ffn_norm.bias"])
+family("falcon", "bias", "unsupported", "tensor blk.0.attn_qkv.bias has no place", tensors={L0 + "attn_qkv.bias": [24]})
+family("falcon", "norms", "format", "tensor blk.0.attn_norm_2.bias has shape [4]",
+       tensors={L0 + "attn_norm_2.weight": [8], L0 + "attn_norm_2.bias": [4]})
+family("falcon", "serial", "unsupported", "tensor blk.0.ffn_norm.weight has no place", tensors={L0 + "ffn_norm.weight": [8]})
+family("falcon", "heads", "format", "tensor blk.0.attn_qkv.weight has shape [24, 8]; the metadata asks for [16, 8]",
+       {"attention.head_count_kv": (U32, 1)})
+family("gptneox", "parallel_missing", "format", "gptneox.use_parallel_residual: missing", drop=["use_parallel_residual"])
+family("gptneox", "parallel_number", "format", "gptneox.use_parallel_residual: must be a bool, not u32", {"use_parallel_residual": (U32, 1)})
+family("gptneox", "no_rope", "format", "gptneox.rope.dimension_count: missing", drop=["rope.dimension_count"])
+family("mpt", "no_alibi", "format", "mpt.attention.max_alibi_bias: missing", drop=["attention.max_alibi_bias"])
+family("mpt", "alibi_zero", "format", "mpt.attention.max_alibi_bias: out of range", {"attention.max_alibi_bias": (F32, 0.0)})
+family("mpt", "clamp", "unsupported", "mpt.attention.clamp_kqv: models that set this", {"attention.clamp_kqv": (F32, 6.0)})
+family("mpt", "qk_norm", "unsupported", "tensor blk.0.attn_q_norm.weight has no place", tensors={L0 + "attn_q_norm.weight": [8]})
+family("mpt", "rope", "unsupported", "mpt.rope.freq_base: not an entry of the mpt", {"rope.freq_base": (F32, 10000.0)})
+family("gpt2", "positions_short", "format", "tensor position_embd.weight has shape [32, 8]; the metadata asks for [64, 8]",
+       tensors={"position_embd.weight": [8, 32]})
 print(len(os.listdir(OUT)), "cases")

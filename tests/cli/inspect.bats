@@ -74,6 +74,29 @@ PY
     holds '.tokenizer.message | contains("tokenizer.json")'
 }
 
+@test "local layers, norms, scales and positions of other families" {
+    local f=$ROOT/tests/data/fixtures
+    expect 0 "$BASIN" inspect "$f/gemma3" --json
+    holds '.local_layers == 2 and .window == 24 and .local_theta == 10000 and .rope.theta == 1000000
+        and .qk_norm and .post_norms and .embed_scale == 8 and .activation == "gelu_tanh"'
+    holds '[.tensors[] | select(.role == "norm_q") | .layer] == [0, 1, 2]'
+    expect 0 "$BASIN" inspect "$f/gemma3"
+    [[ "$output" == *"24 tokens in 2 of the layers"* && "$output" == *"embedding times 8"* ]]
+    expect 0 "$BASIN" inspect "$f/falcon_new" --json
+    holds '.parallel and .norm == "layer" and (.gated | not) and .local_layers == 0 and .window == null'
+    expect 0 "$BASIN" inspect "$f/stablelm2" --json
+    holds '.positions == "rope" and .rotary_dimensions == 4'
+    expect 0 "$BASIN" inspect "$f/mpt" --json
+    holds '.positions == "alibi" and .rotary_dimensions == 0'
+    expect 0 "$BASIN" inspect "$f/gpt2" --json
+    holds '.positions == "learned" and ([.tensors[] | select(.role == "positions")] | length) == 1'
+    # every role of every fixture has words
+    for d in "$f"/*/config.json; do
+        expect 0 "$BASIN" inspect "${d%/config.json}"
+        [[ "$output" != *"(null)"* ]]
+    done
+}
+
 @test "a tensor that is not read says why" {
     with_tensors more model.layers.0.self_attn.rotary_emb.inv_freq
     expect 0 "$BASIN" inspect more --json
