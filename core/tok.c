@@ -153,9 +153,11 @@ static enum status init_norms(struct tok *t, struct err *e) {
         t->space = (struct tok_prefix){" ", 1, j->prefix != TOKJSON_PREFIX_ALWAYS,
                                        j->prefix == TOKJSON_PREFIX_FIRST};
         t->no_restart = true;
-        t->never_safe = t->space.first; // not even behind an added token
+        t->never_safe |= t->space.first; // not even behind an added token
     }
     t->no_restart |= j->model != TOKJSON_BYTES && j->ignore_merges; // looks at whole pieces
+    t->drops |= j->model == TOKJSON_CHARS && j->unk < 0;
+    t->never_safe |= t->drops; // the last id covers what is dropped behind it
 done:
     return st;
 }

@@ -116,7 +116,8 @@ enum status tok_bpe_init(struct tok *t, struct err *e) {
         const bool in_utf8 = i < 0xF5 && i != 0xC0 && i != 0xC1;
         if (t->byte_id[i] >= 0) continue;
         t->byte_id[i] = t->n_vocab; // a symbol of one byte that joins nothing and is no token
-        if (in_utf8 && !j->byte_gaps) {
+        t->drops |= in_utf8 && j->byte_drops;
+        if (in_utf8 && !j->byte_gaps && !j->byte_drops) {
             FAIL(e, E_FORMAT, "the vocabulary has no token for byte 0x%02X", (unsigned)i);
         }
     }

@@ -281,7 +281,7 @@ struct tok {
     char *arena;              /* owned; bytes of the pieces */
     uint8_t *special;         /* owned [n_vocab] */
 
-    int32_t byte_id[256];
+    int32_t byte_id[256];   /* n_vocab: none */
     struct tok_pair *pairs; /* owned; open addressing, left = -1 is free */
     size_t pair_mask;
     int pair_shift;
@@ -301,6 +301,7 @@ struct tok {
     size_t n_splits;
     bool prefix_space;
     size_t prefix_before; /* the space goes in front of this split */
+    bool drops;           /* what has no token is as if it were not in the text */
     bool no_restart;      /* a fresh stream in mid-segment would not give the same ids */
     bool never_safe;
 };

@@ -133,7 +133,9 @@ struct tokjson {
     struct tokjson_pre *pres; /* owned [n_pres] */
     size_t n_pres;
     bool ignore_merges;
-    bool byte_gaps; /* TOKJSON_BYTES: bytes without a token yield nothing; else they are an error */
+    /* TOKJSON_BYTES: bytes without a token yield nothing and join nothing, or are as if they were
+     * not in the text; else a vocabulary without them is an error. */
+    bool byte_gaps, byte_drops;
 
     /* All models but TOKJSON_BYTES: */
     int32_t unk;        /* for characters without a token; -1: they yield nothing */
