@@ -321,7 +321,8 @@ const struct cmd_sub cmd_tokenize = {
             .summary = "texts to token ids, {\"id\",\"token_ids\"} a line, and back with --decode",
             .about =
                 "MODEL is a .gguf file (one with only a vocabulary will do), or a directory with\n"
-                "tokenizer.json, tokenizer.model or a .gguf in it: the first of these is taken.\n"
+                "tokenizer.json, tokenizer.model, qwen.tiktoken or a .gguf in it: the first of\n"
+                "these is taken.\n"
                 "FILE is .txt, .jsonl (each also .gz, .zst or .lz4) or a pattern; without one, or\n"
                 "with -, stdin is read. The lines are themselves an input (\"ids_key\":\n"
                 "\"token_ids\"). BOS is put in front where the tokenizer is configured so.\n",

@@ -407,6 +407,9 @@ enum status tok_read_gguf(struct tokjson **out, const char *path, struct err *e)
 /* From DIR/tokenizer.model and, when there is one, DIR/tokenizer_config.json. */
 enum status tok_read_spmodel(struct tokjson **out, const char *dir, struct err *e) WARN_UNUSED;
 
+/* From `path`, a qwen.tiktoken: nothing else of Qwen 1 that describes its tokenizer is data. */
+enum status tok_read_tiktoken(struct tokjson **out, const char *path, struct err *e) WARN_UNUSED;
+
 /* How a GGUF's `tokenizer.ggml.pre` cuts text into words: each pattern cuts what the ones before it
  * left, matches and what lies between them becoming pieces. */
 struct tok_pre {

@@ -65,7 +65,8 @@ void stok_decode(const struct tok *t, const int32_t *ids, size_t n, struct sbuf 
         size_t len;
         const char *piece = tok_borrow_piece(t, ids[i], &len);
         assert_non_null(piece);
-        const size_t skip = out->n == 0 && i == 0 && len > 0 && *piece == ' ' ? tok_decode_skip(t) : 0;
+        const size_t skip =
+            out->n == 0 && i == 0 && len > 0 && *piece == ' ' ? tok_decode_skip(t) : 0;
         sbuf_add(out, piece + skip, len - skip);
     }
     (void)sbuf_str(out);

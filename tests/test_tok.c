@@ -185,6 +185,7 @@ static void test_questions(void **state) {
 static void test_invalid(void **state) {
     (void)state;
     assert_true(stok_refusals(INVALID, NULL) >= 30);
+    assert_true(stok_refusals("tests/data/invalid/tiktoken", NULL) >= 18);
 }
 
 static void test_missing(void **state) {
@@ -199,7 +200,8 @@ static void test_missing(void **state) {
 
 static void test_no_memory(void **state) {
     static const char *const dirs[] = {"tests/data/tok/llama3", "tests/data/tok/flags",
-                                       "tests/data/tok/nfkc"};
+                                       "tests/data/tok/nfkc", "tests/data/tok/qwen",
+                                       "tests/data/tok/gaps"};
     (void)state;
     for (size_t d = 0; d < COUNTOF(dirs); d++) {
         enum status st = E_NOMEM;

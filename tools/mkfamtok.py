@@ -5,6 +5,7 @@ texts of many kinds: what `test_tok_random` compares with when BASIN_FAMILY_TOKS
     pip install tokenizers==0.21.4 tiktoken==0.14.0
     tools/get-ggml-vocabs VOCABS     # 90 MB: the vocabularies, and qwen.tiktoken
     tools/mkfamtok.py VOCABS OUT TEXT.txt
+    tools/mkfamtok.py --small        # the same with small vocabularies, into tests/data/tok
 
 Vocabulary and merges come from VOCABS; normalizer, pre-tokenizer, added tokens, post-processor and decoder are written
 down here as the family's tokenizer.json has them.
@@ -123,13 +124,32 @@ def added_tokens(name, vocab):
         if text.startswith("[PAD") or not (special or kind == 4 or listed):
             continue
         blank = not text.strip(" ") and name in ("gpt_neox", "mpt")
-        out.append({"id": i, "content": text, "single_word": False, "lstrip": False, "normalized": blank,
-                    "rstrip": name == "phi3" and i >= 32001, "special": special})
+        out.append(added_token(i, text, special, blank, name == "phi3" and i >= 32001))
     return out
 
 
+def document(name, added, vocab, merges, bos_id):
+    """What stands in tokenizer.json."""
+    _, normalizer, pre, decoder, ignore, bos = FAMILIES[name]
+    chars = bos is not None and not ignore
+    post = byte_level(trim_offsets=False)
+    if bos:
+        post = template(bos, bos_id) if chars else sequence("processors", post, template(bos, bos_id))
+    return {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": normalizer,
+        "pre_tokenizer": pre, "post_processor": post, "decoder": decoder,
+        "model": {"type": "BPE", "dropout": None, "unk_token": "<unk>" if chars else None, "continuing_subword_prefix": None if chars else "",
+                  "end_of_word_suffix": None if chars else "", "fuse_unk": chars, "byte_fallback": chars, "ignore_merges": ignore,
+                  "vocab": vocab, "merges": merges}}
+
+
+def added_token(i, content, special=True, normalized=False, rstrip=False):
+    return {"id": i, "content": content, "single_word": False, "lstrip": False, "rstrip": rstrip, "normalized": normalized,
+            "special": special}
+
+
 def family(name, vocabs):
-    source, normalizer, pre, decoder, ignore, bos = FAMILIES[name]
+    source, _, _, _, ignore, bos = FAMILIES[name]
     v = read_gguf(os.path.join(vocabs, "ggml-vocab-%s.gguf" % source))
     chars = bos is not None and not ignore
     n_pads = sum(t.startswith("[PAD") for t in v["tokens"])
@@ -141,15 +161,38 @@ def family(name, vocabs):
     if name in ("llama2", "phi3"):
         inside -= {t for t in v["tokens"][32000:]}
     merges = [m.split(" ", 1) for m in v["merges"]] if "merges" in v else merges_of_scores(v["tokens"][:32000], v["scores"])
-    post = byte_level(trim_offsets=False)
-    if bos:
-        post = template(bos, vocab[bos]) if chars else sequence("processors", post, template(bos, vocab[bos]))
-    return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": normalizer,
-        "pre_tokenizer": pre, "post_processor": post, "decoder": decoder,
-        "model": {"type": "BPE", "dropout": None, "unk_token": "<unk>" if chars else None, "continuing_subword_prefix": None if chars else "",
-                  "end_of_word_suffix": None if chars else "", "fuse_unk": chars, "byte_fallback": chars, "ignore_merges": ignore,
-                  "vocab": {t: i for t, i in vocab.items() if t in inside}, "merges": merges}}
+    return document(name, added, {t: i for t, i in vocab.items() if t in inside}, merges, vocab.get(bos))
+
+
+# name: (whose vocabulary, tokens added: text, special, normalized, rstrip)
+SMALL = {
+    "gpt_neox": ("gpt2", [("<|padding|>", True, False, False)] + [(" " * n, False, True, False) for n in range(24, 1, -1)]),
+    "stablelm2": ("qwen2", [("<|im_start|>", True, False, False), ("<|im_end|>", False, False, False)]),
+    "phi3": ("llama2", [("<s>", True, False, False), ("</s>", False, False, True), ("<|assistant|>", True, False, True),
+                        ("<|end|>", True, False, True)]),
+    "gaps": ("falcon", []),
+    "gemma3": ("gemma", [("<bos>", True, False, False), ("\n\n\n", False, False, False), (BAR * 2, False, False, False),
+                         (BAR * 3, False, True, False), ("<table>", False, False, False), ("<start_of_turn>", True, False, False)]),
+}
+
+
+def small(name, folder):
+    base, added = SMALL[name]
+    with open(os.path.join(folder, base, "tokenizer.json"), encoding="utf-8") as f:
+        data = json.load(f)
+    vocab, merges = data["model"]["vocab"], data["model"]["merges"]
+    out = [a for a in data["added_tokens"] if a["id"] == 0]
+    if name == "gaps":  # as Falcon's own vocabulary, which lacks many bytes
+        used = {half for m in merges for half in m}
+        gone = {t for t in vocab if len(t) == 1 and t not in used and not t.isascii()}
+        vocab = {t: i for i, t in enumerate(t for t in sorted(vocab, key=vocab.get) if t not in gone)}
+    n = len(vocab)
+    for text, *flags in added:
+        out.append(added_token(vocab.get(text, n), text, *flags))
+        n += text not in vocab
+    bos = {a["content"]: a["id"] for a in out}
+    kind = {"gemma3": "gemma", "gaps": "falcon"}.get(name, name)
+    return document(kind, out, vocab, merges, bos.get(FAMILIES[kind][5]))
 
 
 def texts(path):
@@ -182,6 +225,14 @@ def qwen(ranks):
                              special_tokens={t: len(ranks) + i for i, t in enumerate(names)})
 
 
+def as_bytes(token):
+    """The bytes of a byte-level token: GPT-2's table the other way round."""
+    plain = [b for b in range(256) if 33 <= b < 127 or 161 <= b < 256 and b != 173]
+    byte = {chr(b): b for b in plain}
+    byte.update((chr(256 + i), b) for i, b in enumerate(b for b in range(256) if b not in plain))
+    return bytes(byte[c] for c in token)
+
+
 def write_qwen(folder, data, samples):
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, "qwen.tiktoken"), "wb") as f:
@@ -190,7 +241,30 @@ def write_qwen(folder, data, samples):
     write_ids(folder, [t.encode(unicodedata.normalize("NFC", s), allowed_special="all") for s in samples])
 
 
+def record(folder, data, samples):
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, "tokenizer.json")
+    write(path, data)
+    t = Tokenizer.from_file(path)
+    write_ids(folder, [t.encode(s, add_special_tokens=False).ids for s in samples])
+    print(folder, t.get_vocab_size(), flush=True)
+
+
+def main_small(folder="tests/data/tok"):
+    with open(os.path.join(folder, "texts.json"), encoding="utf-8") as f:
+        samples = ["".join(t * n for t, n in s) if isinstance(s, list) else s for s in json.load(f)]
+    for name in SMALL:
+        record(os.path.join(folder, name), small(name, folder), samples)
+    with open(os.path.join(folder, "qwen2", "tokenizer.json"), encoding="utf-8") as f:
+        vocab = json.load(f)["model"]["vocab"]
+    lines = [b"%s %d\n" % (base64.b64encode(b), i) for i, b in enumerate(as_bytes(t) for t in sorted(vocab, key=vocab.get)
+                                                                       if not t.startswith("<|"))]
+    write_qwen(os.path.join(folder, "qwen"), b"".join(lines), samples)
+
+
 def main():
+    if sys.argv[1:] == ["--small"]:
+        return main_small()
     vocabs, target, source = sys.argv[1:4]
     os.makedirs(target, exist_ok=True)
     samples = texts(source)
@@ -198,13 +272,7 @@ def main():
     for name in FAMILIES:
         if sys.argv[4:] and name not in sys.argv[4:]:
             continue
-        folder = os.path.join(target, name)
-        os.makedirs(folder, exist_ok=True)
-        path = os.path.join(folder, "tokenizer.json")
-        write(path, family(name, vocabs))
-        t = Tokenizer.from_file(path)
-        write_ids(folder, [t.encode(s, add_special_tokens=False).ids for s in samples])
-        print(name, t.get_vocab_size(), flush=True)
+        record(os.path.join(target, name), family(name, vocabs), samples)
     with open(os.path.join(vocabs, "qwen.tiktoken"), "rb") as f:
         write_qwen(os.path.join(target, "qwen"), f.read(), samples)
 
