@@ -1,4 +1,5 @@
 #include "base/mem.h"
+#include "base/num.h"
 #include "cmd/cmd.h"
 #include "cmd/env.h"
 #include "cmd/exit.h"
@@ -64,11 +65,15 @@ static enum status put(struct work *w, const char *s, size_t n, struct err *e) {
 
 static enum status put_ids(struct work *w, const int32_t *ids, size_t n, bool *any, struct err *e) {
     enum status st = OK;
-    char text[16];
+    char text[1024];
+    size_t at = 0;
     for (size_t i = 0; i < n; i++) {
-        const int len = snprintf(text, sizeof text, "%s%" PRId32, *any ? "," : "", ids[i]);
-        TRY(put(w, text, (size_t)len, e));
+        if (*any) text[at++] = ',';
+        at += num_int(ids[i], text + at);
         *any = true;
+        if (at + 1 + NUM_TEXT <= sizeof text && i + 1 < n) continue;
+        TRY(put(w, text, at, e));
+        at = 0;
     }
 done:
     return st;

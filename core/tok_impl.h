@@ -171,6 +171,7 @@ void tok_charsmap_fini(struct tok_charsmap *c);
 
 struct tok_regex {
     pcre2_code *code;   /* owned */
+    bool jit;           /* both kinds of match are compiled */
     size_t look_behind; /* code points a match may look back */
     struct tok_begin {
         bool alone;       /* a match can begin with this ASCII character ... */

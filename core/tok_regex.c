@@ -463,7 +463,7 @@ static enum status compile(struct tok_regex *r, const char *s, size_t n, uint32_
         FAIL(e, E_FORMAT, "%s (at %zu of \"%.200s\")", why, (size_t)at, s);
     }
     // Without JIT the interpreter gives the same matches, only slower.
-    (void)pcre2_jit_compile(r->code, PCRE2_JIT_COMPLETE | PCRE2_JIT_PARTIAL_HARD);
+    r->jit = pcre2_jit_compile(r->code, PCRE2_JIT_COMPLETE | PCRE2_JIT_PARTIAL_HARD) == 0;
     uint32_t back = 0;
     pcre2_pattern_info(r->code, PCRE2_INFO_MAXLOOKBEHIND, &back);
     r->look_behind = back;
