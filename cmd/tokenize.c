@@ -247,7 +247,7 @@ static enum status do_file(struct work *w, const char *path, const char *source,
             goto done;
         }
     }
-    if (!from_stdin) f.packing = unpack_kind_of(path);
+    f.packing = from_stdin ? unpack_kind_of_fd(f.fd) : unpack_kind_of(path);
     if (w->o->decode && f.packing == UNPACK_NONE && !begins_with_brace(f.fd)) {
         if (w->n_doc++ > 0) TRY(put(w, "\n", 1, e));
         TRY(judge(w, decode_numbers(w, f.fd, source, e), source, source, e));
@@ -329,7 +329,8 @@ const struct cmd_sub cmd_tokenize = {
                 "tokenizer.json, tokenizer.model, qwen.tiktoken or a .gguf in it: the first of\n"
                 "these is taken.\n"
                 "FILE is .txt, .jsonl (each also .gz, .zst or .lz4) or a pattern; without one, or\n"
-                "with -, stdin is read. The lines are themselves an input (\"ids_key\":\n"
+                "with -, stdin is read, compressed or not. The lines are themselves an input "
+                "(\"ids_key\":\n"
                 "\"token_ids\"). BOS is put in front where the tokenizer is configured so.\n",
             .examples = "  basin tokenize models/smol book.txt > ids.jsonl\n"
                         "  echo 'It was a dark night' | basin tokenize models/smol\n"
