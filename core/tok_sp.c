@@ -245,14 +245,10 @@ done:
     return st;
 }
 
-static enum status filter_end(struct tok_stage *g, struct err *e) {
-    return g->next->ops->end(g->next, e);
-}
-
 static enum status filter_whole(struct tok_stage *g, struct tok_span v, struct err *e) {
     size_t len;
     const bool keeps_all = next_dropped(g->stream->t, v.s, v.n, 0, &len) == v.n;
     return keeps_all ? g->next->ops->whole(g->next, v, e) : tok_stage_whole(g, v, e);
 }
 
-const struct tok_stage_ops tok_filter_ops = {filter_push, filter_whole, filter_end};
+const struct tok_stage_ops tok_filter_ops = {filter_push, filter_whole, tok_stage_pass_end};

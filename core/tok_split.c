@@ -120,15 +120,6 @@ static int class_at(const struct tok_split *p, const char *s, size_t n, size_t i
     return tok_class_of(p->cls, cp);
 }
 
-static struct tok_span cut(struct tok_span v, size_t from, size_t to) {
-    struct tok_span w = {v.s + from, to - from, v.raw, v.place};
-    if (v.place == TOK_LINEAR)
-        w.raw = v.raw - (int64_t)(v.n - to);
-    else if (to < v.n)
-        w.place = TOK_LOOSE;
-    return w;
-}
-
 // Whitespace keeps runs of word characters (1) and of others (2); white space (0) goes.
 static enum status class_run(struct tok_stage *g, int cls, struct tok_span v, struct err *e) {
     enum status st = OK;
@@ -160,7 +151,7 @@ static enum status class_push(struct tok_stage *g, struct tok_span v, struct err
         const int cls = class_at(p, v.s, v.n, i, &len);
         to = i + len;
         while (to < v.n && !(each && cls == 1) && class_at(p, v.s, v.n, to, &len) == cls) to += len;
-        TRY(class_run(g, cls, cut(v, i, to), e));
+        TRY(class_run(g, cls, tok_span_cut(v, i, to), e));
     }
 done:
     return st;
