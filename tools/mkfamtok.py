@@ -24,7 +24,6 @@ import mktok
 
 BAR = "▁"
 FORMATS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-GPT4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def read_gguf(path):
@@ -92,9 +91,9 @@ FAMILIES = {
     "falcon": ("falcon", None, sequence("pretokenizers", {"type": "Punctuation", "behavior": "Contiguous"}, BYTES,
                                         {"type": "Digits", "individual_digits": False}, split("[0-9][0-9][0-9]")),
                BYTES, False, None),
-    "qwen2": ("qwen2", {"type": "NFC"}, sequence("pretokenizers", split(GPT4 % ""), WORDS), BYTES, False, None),
-    "stablelm2": ("qwen2", {"type": "NFC"}, sequence("pretokenizers", split(GPT4 % "", "Removed", True), WORDS), BYTES, False, None),
-    "llama3": ("llama-bpe", None, sequence("pretokenizers", split(GPT4 % "{1,3}"), WORDS), BYTES, True, "<|begin_of_text|>"),
+    "qwen2": ("qwen2", {"type": "NFC"}, sequence("pretokenizers", split(mktok.GPT4 % ""), WORDS), BYTES, False, None),
+    "stablelm2": ("qwen2", {"type": "NFC"}, sequence("pretokenizers", split(mktok.GPT4 % "", "Removed", True), WORDS), BYTES, False, None),
+    "llama3": ("llama-bpe", None, sequence("pretokenizers", split(mktok.GPT4 % "{1,3}"), WORDS), BYTES, True, "<|begin_of_text|>"),
     "llama2": ("llama-spm", *SPM, False, "<s>"),
     "phi3": ("phi-3", *SPM, False, "<s>"),
     "gemma": ("gemma-4", replace(" ", BAR),
@@ -221,7 +220,7 @@ def qwen(ranks):
     """Qwen 1's own code, in short: the pattern, the names and the order of its special tokens, NFC."""
     import tiktoken
     names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] + ["<|extra_%d|>" % i for i in range(205)]
-    return tiktoken.Encoding("Qwen", pat_str=GPT4 % "", mergeable_ranks=ranks,
+    return tiktoken.Encoding("Qwen", pat_str=mktok.GPT4 % "", mergeable_ranks=ranks,
                              special_tokens={t: len(ranks) + i for i, t in enumerate(names)})
 
 
