@@ -84,7 +84,7 @@ static void check_decode(const struct stok_case *c) {
         assert_int_equal(at += len, x.end[i]);
     }
     stok_decode(c->t, x.id, x.n, &back);
-    if (back.n != c->text->n || memcmp(sbuf_str(&back), c->text->s, back.n) != 0)
+    if (back.n != c->text->n || (back.n > 0 && memcmp(back.s, c->text->s, back.n) != 0))
         fail_msg("%s text %zu", c->name, c->index);
     sbuf_fini(&back);
     stok_fini(&x);
