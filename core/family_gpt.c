@@ -297,14 +297,16 @@ static void settle_mpt(struct arch *a) {
     a->d_ff = (int64_t)fmin(by * (double)a->d_model, 1e9);
 }
 
-const struct arch_family arch_mpt = {
-    .name = "mpt",
-    .model_types = {"mpt"},
-    .gguf_arch = "mpt",
-    .norm = NORM_LAYER,
-    .defaults = {.act = ACT_GELU_ERF, .norm_eps = 1e-5, .positions = POS_ALIBI, .tied = true,
-                 .qk_norm_row = true},
-    TENSORS(mpt_tensors),
-    FIELDS(mpt_fields),
-    KEYS(mpt_keys),
-    .settle = settle_mpt};
+const struct arch_family arch_mpt = {.name = "mpt",
+                                     .model_types = {"mpt"},
+                                     .gguf_arch = "mpt",
+                                     .norm = NORM_LAYER,
+                                     .defaults = {.act = ACT_GELU_ERF,
+                                                  .norm_eps = 1e-5,
+                                                  .positions = POS_ALIBI,
+                                                  .tied = true,
+                                                  .qk_norm_row = true},
+                                     TENSORS(mpt_tensors),
+                                     FIELDS(mpt_fields),
+                                     KEYS(mpt_keys),
+                                     .settle = settle_mpt};
