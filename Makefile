@@ -87,7 +87,7 @@ $(OUT)/tools/bench/%: $(OUT)/tools/bench/%.o $(LIB)
 .SECONDARY:
 -include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d)
 
-.PHONY: setup demo test test-all test-programs asan ubsan tsan valgrind fuzz fuzz-programs fuzz-link fuzz-coverage lint format man install clean help
+.PHONY: setup demo test test-all test-programs asan ubsan tsan valgrind fuzz fuzz-programs fuzz-link fuzz-coverage lint format man install clean help bench
 setup: ## install what is missing (Debian packages); PREFIX=DIR: unpack it there, without root
 	@tools/setup $(if $(filter command line,$(origin PREFIX)),--prefix $(PREFIX)) $(APT_TOOLS) $(APT_LIBS) $(APT_TESTS)
 
@@ -122,6 +122,9 @@ fuzz: fuzz-programs ## every parser under libFuzzer, FUZZ_SECONDS (10) each
 fuzz-coverage: ## the share of each parser's lines that the fuzzers reach
 	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=fuzzcov CC="$(CLANG)" fuzz-link
 	@tools/fuzz --coverage $(or $(FUZZ_SECONDS),10)
+bench: all ## measure here (MODEL=FILE, else the demo model) and keep it in tools/bench/history/
+	@tools/bench/record $(BIN) $(MODEL)
+
 valgrind: all ## a small run under valgrind's memcheck (portable kernels)
 	@tools/valgrind $(BIN)
 tsan: ## a two-thread run under ThreadSanitizer (clang's OpenMP runtime)

@@ -15,6 +15,7 @@
 enum { SINKS = 4, MOST_PEAKS = 4 };
 
 static const int64_t cache_sizes[] = {256, 1024, 4096};
+static const int64_t lengths[] = {64, 512, 2048}; /* of documents, under the second size */
 
 struct options {
     const char *dtype;
@@ -57,6 +58,8 @@ struct results {
     struct bench *bench; /* owned; NULL without a model */
     struct bench_speed speeds[COUNTOF(cache_sizes)];
     int n_speed;
+    struct bench_speed documents[COUNTOF(lengths)];
+    struct bench_text text;
 };
 
 /* ---- measuring ---- */
@@ -108,6 +111,13 @@ static enum status measure(struct results *r, const struct options *o, struct er
         TRY(bench_score(r->bench, SINKS, cache_sizes[i] - SINKS, o->seconds, &r->speeds[i], e));
         r->n_speed++;
     }
+    for (size_t i = 0; r->bench != NULL && i < COUNTOF(lengths); i++) {
+        TRY(bench_documents(r->bench, SINKS, cache_sizes[1] - SINKS, lengths[i], o->seconds,
+                            &r->documents[i], e));
+    }
+    if (r->bench != NULL) {
+        TRY(bench_text(r->bench, o->seconds < 0.3 ? o->seconds : 0.3, &r->text, e));
+    }
 done:
     return st;
 }
@@ -133,13 +143,15 @@ static double share(const struct results *r, const struct bench_speed *s, double
 
 /* ---- for machines ---- */
 
-static const char *const stage_names[DEV_STAGE_COUNT] = {"linear", "attention", "head", "prepare",
-                                                         "other"};
+static const char *const stage_names[DEV_STAGE_COUNT] = {"linear",  "attention", "head",
+                                                         "prepare", "rows",      "other"};
 
-static void put_speed_json(struct sbuf *b, const struct results *r, const struct bench_speed *s) {
+static void put_speed_json(struct sbuf *b, const struct results *r, const struct bench_speed *s,
+                           int64_t length) {
     sbuf_puts(b, "{");
     cmd_text_json_int(b, "sink_tokens", s->n_sink);
     cmd_text_json_int(b, "window_tokens", s->n_win);
+    if (length > 0) cmd_text_json_int(b, "document_tokens", length);
     cmd_text_json_int(b, "tokens", s->tokens);
     cmd_text_json_num(b, "seconds", s->seconds);
     cmd_text_json_num(b, "tokens_per_second", (double)s->tokens / s->seconds);
@@ -190,9 +202,18 @@ static void put_json(struct sbuf *b, const struct results *r) {
         cmd_text_key(b, "scoring");
         for (int i = 0; i < r->n_speed; i++) {
             sbuf_puts(b, i == 0 ? "[" : ",");
-            put_speed_json(b, r, &r->speeds[i]);
+            put_speed_json(b, r, &r->speeds[i], 0);
         }
         sbuf_puts(b, "]");
+        cmd_text_key(b, "documents");
+        for (size_t i = 0; i < COUNTOF(lengths); i++) {
+            sbuf_puts(b, i == 0 ? "[" : ",");
+            put_speed_json(b, r, &r->documents[i], lengths[i]);
+        }
+        sbuf_puts(b, "]");
+        cmd_text_json_num(b, "tokenizer_bytes_per_second", r->text.tokenizer_bytes);
+        cmd_text_json_num(b, "tokenizer_tokens_per_second", r->text.tokenizer_tokens);
+        cmd_text_json_num(b, "row_tokens_per_second", r->text.row_tokens);
     }
     sbuf_puts(b, "}\n");
 }
@@ -228,18 +249,35 @@ static void put_peaks(struct sbuf *b, const struct results *r) {
     cmd_table_print(&t, b);
 }
 
-static void put_speeds(struct sbuf *b, const struct results *r) {
+// What one thread spends on a token before and after the model, against all threads inside it.
+static void put_text(struct sbuf *b, const struct results *r) {
+    const struct bench_speed *s = &r->speeds[1];
+    const double token = s->seconds / (double)s->tokens;
+    if (r->text.tokenizer_bytes > 0) {
+        sbuf_printf(b, "tokenizer: %.1f MB/s, %.2f %% of the time at %d + %d\n",
+                    r->text.tokenizer_bytes * 1e-6, 100 / r->text.tokenizer_tokens / token,
+                    (int)s->n_sink, (int)s->n_win);
+    }
+    sbuf_printf(b, "token rows: %.2f %%\n", 100 / r->text.row_tokens / token);
+}
+
+static void put_speeds(struct sbuf *b, const struct results *r, const struct bench_speed *speeds,
+                       int n_speed, const int64_t *length) {
     struct cmd_table t = {.n_col = 4 + DEV_STAGE_COUNT};
     struct sbuf text;
     sbuf_init(&text);
-    cmd_table_cell(&t, "S + W");
+    cmd_table_cell(&t, length != NULL ? "documents of" : "S + W");
     cmd_table_cell(&t, "tokens/s");
     cmd_table_cell(&t, "MFLOP/token");
     cmd_table_cell(&t, "of peak");
     for (int i = 0; i < DEV_STAGE_COUNT; i++) cmd_table_cell(&t, stage_names[i]);
-    for (int k = 0; k < r->n_speed; k++) {
-        const struct bench_speed *s = &r->speeds[k];
-        cell(&t, "%d + %d", (int)s->n_sink, (int)s->n_win);
+    for (int k = 0; k < n_speed; k++) {
+        const struct bench_speed *s = &speeds[k];
+        if (length != NULL) {
+            cell(&t, "%d tokens", (int)length[k]);
+        } else {
+            cell(&t, "%d + %d", (int)s->n_sink, (int)s->n_win);
+        }
         sbuf_clear(&text);
         cmd_text_count(&text, (int64_t)((double)s->tokens / s->seconds + 0.5));
         cmd_table_cell(&t, sbuf_str(&text));
@@ -275,8 +313,11 @@ static void put_people(struct sbuf *b, const struct results *r) {
     sbuf_puts(b, ", spans of ");
     cmd_text_plural(b, bench_span_rows(r->bench), "token");
     sbuf_puts(b, "\n\n");
-    put_speeds(b, r);
+    put_speeds(b, r, r->speeds, r->n_speed, NULL);
+    sbuf_puts(b, "\n");
+    put_speeds(b, r, r->documents, (int)COUNTOF(lengths), lengths);
     sbuf_puts(b, "\nstages: share of the time (and of the peak, while they run)\n");
+    put_text(b, r);
 }
 
 static int bench_main(const struct cmd_sub *self, int argc, char **argv) {
@@ -320,7 +361,8 @@ const struct cmd_sub cmd_bench = {
             .about =
                 "Measures the products of matrices in registers and the reading of memory, then\n"
                 "the scoring of a long document with full caches of 256, 1024 and 4096 tokens,\n"
-                "in spans as a run has them. Without MODEL it takes the demo model.\n"
+                "and of short ones packed together, in spans as a run has them; then what one\n"
+                "thread spends on text and rows. Without MODEL it takes the demo model.\n"
                 "\n"
                 "FLOP are those the model needs: two for each weight of its matrices and head,\n"
                 "four for each key and dimension of a head.\n",

@@ -2,12 +2,14 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "jobs/doc.h"
 #include "jobs/session.h"
 
 #include <stdio.h>
 #include <string.h>
 
 struct bench {
+    const char *path;    /* borrowed */
     struct model *model; /* owned, as everything below */
     struct dev *dev;
     struct model_on *mo;
@@ -38,6 +40,7 @@ enum status bench_open(struct bench **out, const char *model, const char *dtype,
     struct bench *b = NULL;
     *out = NULL;
     TRY(mem_zalloc(&b, 1, sizeof *b, e));
+    b->path = model;
     TRY(model_open(&b->model, model, e));
     b->dtype = strcmp(dtype, "f32") == 0    ? DT_F32
                : strcmp(dtype, "bf16") == 0 ? DT_BF16
@@ -81,31 +84,70 @@ int64_t bench_span_rows(const struct bench *b) {
     return SESSION_ROWS;
 }
 
-// Two operations for each weight of a layer's matrices, and for each key: its score and its value.
-static void count_flops(const struct bench *b, const struct vis_rule *rule, int64_t pos,
+// Adds what the token at `pos`, one of `n` that are averaged, needs: two operations for each weight of a
+// layer's matrices, and for each key its score and its value.
+static void count_flops(const struct bench *b, const struct vis_rule *rule, int64_t pos, int64_t n,
                         double flops[DEV_STAGE_COUNT]) {
+    const double share = 1.0 / (double)n;
     const struct arch *a = model_arch(b->model);
     for (int i = 0; i < a->family->n_tensor; i++) {
         const struct arch_tensor *t = &a->family->tensors[i];
         if (arch_use(t->role) != WT_MATRIX || t->role == ARCH_HEAD || !arch_has(a, t)) continue;
         const struct arch_place p = arch_place(a, t->role, t->part);
-        flops[DEV_LINEAR] += 2.0 * (double)a->n_layer * (double)p.n_out * (double)p.n_in;
+        flops[DEV_LINEAR] += share * 2.0 * (double)a->n_layer * (double)p.n_out * (double)p.n_in;
     }
     for (int64_t l = 0; l < a->n_layer; l++) {
         const struct vis_class *c = &b->mo->classes[b->mo->class_of_layer[l]];
         const int64_t keys = vis_query_pos(rule, c, pos) + 1;
-        flops[DEV_ATTEND] += 4.0 * (double)(a->n_head * a->d_head) * (double)keys;
+        flops[DEV_ATTEND] += share * 4.0 * (double)(a->n_head * a->d_head) * (double)keys;
     }
-    flops[DEV_HEAD] = 2.0 * (double)a->n_vocab * (double)a->d_model;
+    flops[DEV_HEAD] += share * 2.0 * (double)a->n_vocab * (double)a->d_model;
 }
 
-static enum status run_span(struct bench *b, struct cache *c, struct err *e) {
+// A span that is run again and again: one long document, or documents of their own.
+struct timed {
+    struct bench *b;
+    struct cache **c; /* [n_doc] */
+    const struct vis_rule *rule;
+    int64_t n_tok, n_doc;
+    bool keep;
+};
+
+static enum status once(const struct timed *t, struct err *e) {
     enum status st = OK;
     int64_t row = 0;
-    TRY(span_add(b->span, c, b->ids, b->ids + 1, SESSION_ROWS, true, &row, e));
-    TRY(span_run(b->span, NULL, e));
+    for (int64_t i = 0; i < t->n_doc; i++) {
+        if (!t->keep) TRY(cache_open(&t->c[i], t->b->mo, t->rule, e));
+        TRY(span_add(t->b->span, t->c[i], t->b->ids, t->b->ids + 1, t->n_tok, t->keep, &row, e));
+    }
+    TRY(span_run(t->b->span, NULL, e));
 done:
-    span_clear(b->span);
+    span_clear(t->b->span);
+    for (int64_t i = 0; i < t->n_doc && !t->keep; i++) {
+        cache_close(t->c[i]);
+        t->c[i] = NULL;
+    }
+    return st;
+}
+
+static enum status timed(const struct timed *t, double seconds, struct bench_speed *out,
+                         struct err *e) {
+    enum status st = OK;
+    double before[DEV_STAGE_COUNT], after[DEV_STAGE_COUNT], known = 0;
+    dev_times(t->b->dev, before);
+    const int64_t t0 = clock_ns();
+    do {
+        TRY(once(t, e));
+        out->tokens += t->n_tok * t->n_doc;
+        out->seconds = 1e-9 * (double)(clock_ns() - t0);
+    } while (out->seconds < seconds);
+    dev_times(t->b->dev, after);
+    for (int i = 0; i < DEV_OTHER; i++) {
+        out->stage[i] = after[i] - before[i];
+        known += out->stage[i];
+    }
+    out->stage[DEV_OTHER] = out->seconds - known;
+done:
     return st;
 }
 
@@ -114,25 +156,103 @@ enum status bench_score(struct bench *b, int64_t n_sink, int64_t n_win, double s
     enum status st = OK;
     struct cache *c = NULL;
     const struct vis_rule rule = {.n_sink = n_sink, .n_win = n_win, .n_chunk = 1};
-    double before[DEV_STAGE_COUNT], after[DEV_STAGE_COUNT], known = 0;
+    const struct timed t = {b, &c, &rule, SESSION_ROWS, 1, true};
     *out = (struct bench_speed){.n_sink = n_sink, .n_win = n_win};
     TRY(cache_open(&c, b->mo, &rule, e));
-    while (cache_pos(c) <= n_sink + n_win) TRY(run_span(b, c, e));
-    count_flops(b, &rule, cache_pos(c), out->flops);
-    dev_times(b->dev, before);
-    const int64_t t0 = clock_ns();
-    do {
-        TRY(run_span(b, c, e));
-        out->tokens += SESSION_ROWS;
-        out->seconds = 1e-9 * (double)(clock_ns() - t0);
-    } while (out->seconds < seconds);
-    dev_times(b->dev, after);
-    for (int i = 0; i < DEV_OTHER; i++) {
-        out->stage[i] = after[i] - before[i];
-        known += out->stage[i];
-    }
-    out->stage[DEV_OTHER] = out->seconds - known;
+    while (cache_pos(c) <= n_sink + n_win) TRY(once(&t, e));
+    count_flops(b, &rule, cache_pos(c), 1, out->flops);
+    TRY(timed(&t, seconds, out, e));
 done:
     cache_close(c);
+    return st;
+}
+
+enum status bench_documents(struct bench *b, int64_t n_sink, int64_t n_win, int64_t n_tok,
+                            double seconds, struct bench_speed *out, struct err *e) {
+    enum status st = OK;
+    struct cache **c = NULL;
+    const struct vis_rule rule = {.n_sink = n_sink, .n_win = n_win, .n_chunk = 1};
+    const int64_t n_doc = SESSION_ROWS / n_tok;
+    const struct timed t = {b, NULL, &rule, n_tok, n_doc, false};
+    *out = (struct bench_speed){.n_sink = n_sink, .n_win = n_win};
+    TRY(mem_zalloc(&c, (size_t)n_doc, sizeof *c, e));
+    for (int64_t i = 0; i < n_tok; i++) count_flops(b, &rule, i, n_tok, out->flops);
+    struct timed with = t;
+    with.c = c;
+    TRY(once(&with, e)); // memory grows once
+    TRY(timed(&with, seconds, out, e));
+done:
+    mem_free(c);
+    return st;
+}
+
+/* ---- the way in and out ---- */
+
+static const char english[] =
+    "A document goes through the layers a block of thousands of rows at a time; only the keys and "
+    "values of the first few tokens, and of the last thousand, pass from one block to the next. "
+    "\"How long is it?\" they asked, in 1997, and nobody knew: 12,345 pages, perhaps more.\n";
+
+static enum status tokenize(const struct tok *tok, double seconds, struct bench_text *out,
+                            struct err *e) {
+    enum status st = OK;
+    struct tok_stream *s = NULL;
+    int32_t ids[512];
+    int64_t bytes = 0, tokens = 0, took = 0;
+    TRY(tok_stream_open(&s, tok, e));
+    const int64_t t0 = clock_ns();
+    while ((double)took < seconds * 1e9) {
+        TRY(tok_feed(s, english, sizeof english - 1, e));
+        bytes += (int64_t)sizeof english - 1;
+        for (size_t n = 1; n > 0; tokens += (int64_t)n) n = tok_take(s, ids, NULL, COUNTOF(ids));
+        took = clock_ns() - t0 + 1;
+    }
+    out->tokenizer_bytes = (double)bytes * 1e9 / (double)took;
+    out->tokenizer_tokens = (double)tokens * 1e9 / (double)took;
+done:
+    tok_stream_close(s);
+    return st;
+}
+
+static enum status print_rows(const struct bench *b, double seconds, struct bench_text *out,
+                              struct err *e) {
+    enum status st = OK;
+    struct doc_track track = {0};
+    struct doc d = {.id = NULL, .source = "bench", .tracks = &track, .n_setting = 1};
+    char name[] = "sink";
+    struct man_setting setting = {.name = name};
+    struct sbuf line;
+    char id[] = "bench";
+    int64_t tokens = 0, took = 0;
+    sbuf_init(&line);
+    d.id = id;
+    TRY(doc_open_block(&d, e));
+    for (int i = 0; i < DOC_BLOCK; i++) {
+        d.block_ids[i] = b->ids[i % SESSION_ROWS];
+        track.logp[i] = num_round_f32(-0.001 * (double)((i * 7919LL) % 10007));
+    }
+    const int64_t t0 = clock_ns();
+    for (; (double)took < seconds * 1e9; tokens += DOC_BLOCK) {
+        sbuf_clear(&line);
+        doc_print_tokens(&d, &setting, &track, DOC_BLOCK, DOC_BLOCK, &line);
+        TRY(sbuf_status(&line, e));
+        took = clock_ns() - t0 + 1;
+    }
+    out->row_tokens = (double)tokens * 1e9 / (double)took;
+done:
+    mem_free(d.block_ids);
+    mem_free(track.logp);
+    sbuf_fini(&line);
+    return st;
+}
+
+enum status bench_text(struct bench *b, double seconds, struct bench_text *out, struct err *e) {
+    enum status st = OK;
+    struct tok *tok = NULL;
+    *out = (struct bench_text){0};
+    if (tok_open(&tok, b->path, NULL) == OK) TRY(tokenize(tok, seconds, out, e));
+    TRY(print_rows(b, seconds, out, e));
+done:
+    tok_close(tok);
     return st;
 }

@@ -44,4 +44,16 @@ int64_t bench_span_rows(const struct bench *b);
 enum status bench_score(struct bench *b, int64_t n_sink, int64_t n_win, double seconds,
                         struct bench_speed *out, struct err *e) WARN_UNUSED;
 
+/* Scores made-up documents of n_tok tokens each (at most bench_span_rows), packed into spans. */
+enum status bench_documents(struct bench *b, int64_t n_sink, int64_t n_win, int64_t n_tok,
+                            double seconds, struct bench_speed *out, struct err *e) WARN_UNUSED;
+
+/* What is done on the way in and out, on one thread. */
+struct bench_text {
+    double tokenizer_bytes; /* English text, bytes a second; 0: the model has no tokenizer */
+    double tokenizer_tokens, row_tokens; /* tokens a second: out of text, into token rows */
+};
+enum status bench_text(struct bench *b, double seconds, struct bench_text *out,
+                       struct err *e) WARN_UNUSED;
+
 #endif

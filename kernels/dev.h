@@ -265,7 +265,15 @@ void dev_event_record(struct dev *d, struct dev_event *ev);
 void dev_event_wait(struct dev *d, const struct dev_event *ev);
 
 /* Seconds spent per stage since the handle was opened, for `bench` and run records. */
-enum dev_stage { DEV_LINEAR, DEV_ATTEND, DEV_HEAD, DEV_PREPARE, DEV_OTHER, DEV_STAGE_COUNT };
+enum dev_stage {
+    DEV_LINEAR, /* with the activation, where dev_mlp does all at once */
+    DEV_ATTEND,
+    DEV_HEAD,
+    DEV_PREPARE,
+    DEV_ROWS, /* row by row: embeddings, norms, rotary angles, activations, sums */
+    DEV_OTHER,
+    DEV_STAGE_COUNT
+};
 void dev_times(const struct dev *d, double seconds[DEV_STAGE_COUNT]);
 
 /* What the device can do at most, by trying. */

@@ -109,7 +109,7 @@ void dev_embed(struct dev *d, struct buf *y, const struct wt *table, const struc
         return;
     const int64_t t0 = clock_ns();
     d->ops->embed(d, y, table, ids, scale, n_row);
-    took(d, DEV_OTHER, t0);
+    took(d, DEV_ROWS, t0);
 }
 
 void dev_norm(struct dev *d, struct buf *y, const struct buf *x, const struct dev_norm *p,
@@ -123,7 +123,7 @@ void dev_norm(struct dev *d, struct buf *y, const struct buf *x, const struct de
     if (p->bias != NULL && !is_wt(d, p->bias, WT_VECTOR, n, 1, "bias")) return;
     const int64_t t0 = clock_ns();
     d->ops->norm(d, y, x, p, n_row);
-    took(d, DEV_OTHER, t0);
+    took(d, DEV_ROWS, t0);
 }
 
 void dev_linear(struct dev *d, struct buf *y, const struct buf *x, const struct wt *w,
@@ -146,7 +146,7 @@ void dev_angles(struct dev *d, struct buf *ang, const struct buf *pos, const dou
         return;
     const int64_t t0 = clock_ns();
     d->ops->angles(d, ang, pos, freq, n_pair, mscale, n_row);
-    took(d, DEV_OTHER, t0);
+    took(d, DEV_ROWS, t0);
 }
 
 void dev_rope(struct dev *d, struct buf *y, const struct buf *x, const struct buf *ang,
@@ -161,7 +161,7 @@ void dev_rope(struct dev *d, struct buf *y, const struct buf *x, const struct bu
         return;
     const int64_t t0 = clock_ns();
     d->ops->rope(d, y, x, ang, p, n_row);
-    took(d, DEV_OTHER, t0);
+    took(d, DEV_ROWS, t0);
 }
 
 void dev_act(struct dev *d, struct buf *y, const struct buf *g, const struct buf *u,
@@ -172,7 +172,7 @@ void dev_act(struct dev *d, struct buf *y, const struct buf *g, const struct buf
     if (u != NULL && !is_buf(d, u, BUF_ACT, n_row, g->n_col, "u")) return;
     const int64_t t0 = clock_ns();
     d->ops->act(d, y, g, u, kind, n_row);
-    took(d, DEV_OTHER, t0);
+    took(d, DEV_ROWS, t0);
 }
 
 void dev_add(struct dev *d, struct buf *y, const struct buf *x, double scale, int64_t n_row) {
@@ -181,7 +181,7 @@ void dev_add(struct dev *d, struct buf *y, const struct buf *x, double scale, in
         return;
     const int64_t t0 = clock_ns();
     d->ops->add(d, y, x, scale, n_row);
-    took(d, DEV_OTHER, t0);
+    took(d, DEV_ROWS, t0);
 }
 
 void dev_clip(struct dev *d, struct buf *y, double most, int64_t n_row) {
@@ -190,7 +190,7 @@ void dev_clip(struct dev *d, struct buf *y, double most, int64_t n_row) {
         return;
     const int64_t t0 = clock_ns();
     d->ops->clip(d, y, most, n_row);
-    took(d, DEV_OTHER, t0);
+    took(d, DEV_ROWS, t0);
 }
 
 static bool is_linear(struct dev *d, const struct wt *w, const struct wt *bias, int64_t n_out,

@@ -23,6 +23,10 @@ setup() {
         and .stages.head.flops_per_token == 2 * 2048 * 192
         and .stages.attention.flops_per_token
             == 4 * 6 * 192 * (.sink_tokens + .window_tokens + 1))'
+    holds '[.documents[] | .document_tokens] == [64, 512, 2048]
+        and (.documents | all(.stages.attention.flops_per_token
+            == 4 * 6 * 192 * ([.document_tokens, 1024] | min + 1) / 2 or .document_tokens > 1024))
+        and .tokenizer_bytes_per_second > 1e5 and .row_tokens_per_second > 1e4'
     holds '.scoring | all(([.stages[].seconds] | add) - .seconds | fabs < 1e-6)'
     holds '.peaks[3].flops_per_second as $peak | .scoring | all(.share_of_peak > 0
         and (.share_of_peak - .flops_per_token * .tokens_per_second / $peak | fabs < 1e-9))'
