@@ -288,7 +288,7 @@ static const struct arch_field mpt_keys[] = {
     GGUF_KEYS,
     FIELD("attention.layer_norm_epsilon", NUM, true, norm_eps),
     FIELD("attention.max_alibi_bias", NUM, true, alibi_max),
-    MUST_BE("attention.clamp_kqv", FALSE),
+    FIELD("attention.clamp_kqv", NUM, false, qkv_clip),
 };
 
 static void settle_mpt(struct arch *a) {
