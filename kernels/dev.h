@@ -249,7 +249,7 @@ struct dev_sample_row {
     int32_t n_top;       /* entries wanted of the row's top list, at most a->n_top */
     bool top_adjusted;   /* the top list holds the most probable after the changes, not before */
     int32_t top_k;       /* 0: all */
-    double temperature;  /* 0: greedy */
+    double temperature;  /* 0: greedy; else 1e-6 .. 1e6 */
     double top_p, min_p; /* 1, 0: all */
     double u;            /* uniform in [0, 1) */
     int64_t adjust,
@@ -269,8 +269,8 @@ struct dev_sample {
         *top_id; /* BUF_ID   [n_row * n_top] written: row i's list from i * n_top on, the most
                                  probable first, the lower id first on ties; -1 past its end */
     struct buf *top_logp; /* BUF_LOGP the same: log-probability before the changes */
-    struct buf
-        *top_adjusted; /* BUF_LOGP the same: log softmax of the changed logits, over the row's top_k
+    struct buf *
+        top_adjusted; /* BUF_LOGP the same, NaN for rows without top_adjusted: log softmax of the changed logits, over the row's top_k
                                  where that is not 0; -INFINITY for what is banned. Temperature, top_p and
                                  min_p have no part in it */
 };
@@ -284,7 +284,7 @@ struct dev_sample {
  *                    the token is the first id, in order of ids, at which the cumulated exp(z) of what is
  *                    kept is above u times its sum.
  * logp of a row equals dev_head's for that id, bit for bit. Sums are taken in one order, whatever other
- * rows there are. Sticky E_BUG when a row names a logits row, an entry or an id outside its buffer. */
+ * rows there are. Sticky E_BUG when a row is out of range or names a logits row, an entry or an id outside its buffer. */
 void dev_sample(struct dev *d, const struct dev_sample *a, int64_t n_row);
 
 /* out[i] = the largest cosine between row i of x and any row of y: max over j of x_i . y_j / (|x_i| |y_j|), 0
