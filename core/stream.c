@@ -256,6 +256,7 @@ enum status stream_enter(struct stream *st, const struct stream_entry *in, int *
     s->how = in->how;
     s->past = *in->past;
     *in->past = NULL;
+    samp_seen_turn(s->past->seen);
     s->generated = 0;
     s->unfed = false;
     s->n_cand = 0;

@@ -41,7 +41,7 @@ struct stream_slot {
     int n_cand;    /* contrastive search: candidates for the next token */
     int32_t *cand; /* owned [n_candidate] */
     double *cand_logp,
-        *cand_log_p;   /* owned [n_candidate]: raw, and renormalised over the candidates */
+        *cand_log_p;   /* owned [n_candidate]: of the logits as they were, and changed */
     int n_next;        /* top list of the logits that the candidates are from */
     int32_t *next_id;  /* owned [n_logprob] */
     double *next_logp; /* owned [n_logprob] */

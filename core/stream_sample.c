@@ -20,7 +20,6 @@ static enum stream_end end_of(const struct stream_slot *s, int32_t id) {
 }
 
 void stream_accept(struct stream *st, struct stream_slot *s, int32_t id, double logp, int n_top) {
-    samp_seen_output(s->past->seen, id);
     s->generated++;
     s->last = id;
     s->event = (struct stream_event){.slot = (int)(s - st->slots),

@@ -129,6 +129,7 @@ static void adopt(struct stream *st, struct stream_slot *s, int which) {
     }
     s->pos++;
     s->logits_row = s->row + which;
+    samp_seen_output(s->past->seen, s->cand[which]);
     stream_accept(st, s, s->cand[which], s->cand_logp[which], s->n_next);
     s->n_cand = 0;
     s->n_next = 0;
@@ -147,7 +148,10 @@ static enum status advance(struct stream *st, struct stream_slot *s, struct err 
         }
         adopt(st, s, which);
     } else {
-        if (s->feed_at < s->n_feed) samp_seen_prompt(s->past->seen, &s->feed[s->feed_at++], 1);
+        if (s->feed_at < s->n_feed)
+            samp_seen_prompt(s->past->seen, &s->feed[s->feed_at++], 1);
+        else
+            samp_seen_output(s->past->seen, s->last);
         s->unfed = false;
         s->pos++;
         if (s->feed_at == s->n_feed) s->logits_row = s->row;

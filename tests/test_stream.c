@@ -269,7 +269,8 @@ static void test_ref_continues_as_recorded(void **state) {
 
 static void test_cpu_continues_as_recorded(void **state) {
     (void)state;
-    for (int isa = CPU_PORTABLE; isa <= (int)cpu_isa_best(); isa++) continue_all(false, (enum cpu_isa)isa);
+    for (int isa = CPU_PORTABLE; isa <= (int)cpu_isa_best(); isa++)
+        continue_all(false, (enum cpu_isa)isa);
 }
 
 int main(void) {

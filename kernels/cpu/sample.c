@@ -109,7 +109,7 @@ static int bin_of(const struct draw *w, float y) {
     return at < (float)(BINS - 1) ? (int)at : BINS - 1;
 }
 
-static void fill_bins(const struct draw *w, bool masses) {
+static void fill_bins(const struct draw *w) {
     const struct own *o = w->o;
     memset(o->count, 0, BINS * sizeof *o->count);
     memset(o->mass, 0, BINS * sizeof *o->mass);
@@ -117,7 +117,7 @@ static void fill_bins(const struct draw *w, bool masses) {
         if (!(o->y[i] > -INFINITY)) continue;
         const int b = bin_of(w, o->y[i]);
         o->count[b]++;
-        if (masses) o->mass[b] += (double)o->e[i];
+        o->mass[b] += (double)o->e[i];
     }
 }
 
@@ -216,7 +216,7 @@ static void cut_off(const struct draw *w) {
     if (!top_k && !top_p && !(w->r->min_p > 0)) return;
     last.id = INT32_MAX;
     if (top_k || top_p) {
-        fill_bins(w, top_p);
+        fill_bins(w);
         last.y = kth_largest(w);
         if (top_p) last = nucleus(w, last.y);
     }
@@ -280,43 +280,25 @@ static int find_top(const struct draw *w, const float *l, const struct cpu_part 
     return have;
 }
 
-// The smallest y of the row's top_k, and log sum exp(y - largest) over them.
-static void sum_adjusted(struct draw *w, float *low, double *log_sum) {
-    *low = -INFINITY;
-    if (w->r->top_k == 0 || w->r->top_k >= w->s->n_vocab) {
-        *log_sum = cpu_join_parts(w->o->part_y, w->s->n_block).log_sum;
-        return;
-    }
-    fill_bins(w, false);
-    *low = kth_largest(w);
-    double sum = 0;
-    for (int64_t i = 0; i < w->s->n_vocab; i++)
-        if (w->o->y[i] >= *low && w->o->y[i] > -INFINITY)
-            sum += exp((double)w->o->y[i] - (double)w->most);
-    *log_sum = log(sum);
-}
-
-static void top_list(struct draw *w, int64_t row, const struct cpu_lse *lse) {
+static void top_list(const struct draw *w, int64_t row, const struct cpu_lse *lse) {
     const struct dev_sample *a = w->s->a;
     const float *raw = cpu_row(a->logits, w->r->logits_row);
     const bool adjusted = w->r->top_adjusted;
     int32_t *id = (int32_t *)a->top_id->data + row * a->n_top;
     double *logp = (double *)a->top_logp->data + row * a->n_top;
-    double *adj = (double *)a->top_adjusted->data + row * a->n_top, sum = 0;
-    struct item *top = w->o->item; // free once a token has been drawn; kth_largest() is done first
-    float low = 0;
+    double *adj = (double *)a->top_adjusted->data + row * a->n_top;
+    struct item *top = w->o->item; // free once a token has been drawn
+    struct cpu_lse all = {0};
     int n = 0;
     if (w->r->n_top > 0 && lse != NULL) {
-        if (adjusted) sum_adjusted(w, &low, &sum);
+        if (adjusted) all = cpu_join_parts(w->o->part_y, w->s->n_block);
         const int most = w->r->n_top < w->s->n_vocab ? w->r->n_top : (int)w->s->n_vocab;
         n = find_top(w, adjusted ? w->o->y : raw, adjusted ? w->o->part_y : w->o->part, most, top);
     }
     for (int k = 0; k < a->n_top; k++) {
         id[k] = k < n ? top[k].id : -1;
         logp[k] = k < n ? (double)raw[top[k].id] - lse->max - lse->log_sum : (double)NAN;
-        adj[k] = k >= n || !adjusted ? (double)NAN
-                 : top[k].y < low    ? (double)-INFINITY
-                                     : (double)top[k].y - (double)w->most - sum;
+        adj[k] = k < n && adjusted ? (double)top[k].y - all.max - all.log_sum : (double)NAN;
     }
 }
 

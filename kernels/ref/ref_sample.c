@@ -96,10 +96,8 @@ static void top_list(struct work *w, const struct dev_sample_row *r, int64_t row
     const struct dev_sample *a = w->a;
     int32_t *id = a->top_id->data;
     double *logp = a->top_logp->data, *adjusted = a->top_adjusted->data;
-    const int64_t kept = count_top_k(w, r->top_k);
-    double sum = 0, lowest = -INFINITY;
-    for (int64_t i = 0; i < kept; i++) sum += exp(w->sorted[i].y - w->sorted[0].y);
-    if (kept > 0) lowest = w->sorted[kept - 1].y;
+    double sum = 0;
+    for (int64_t i = 0; i < w->n; i++) sum += exp(w->sorted[i].y - w->sorted[0].y);
     const double most = w->n > 0 ? w->sorted[0].y : 0;
     if (!r->top_adjusted) {
         for (int64_t v = 0; v < w->n_vocab; v++)
@@ -112,9 +110,7 @@ static void top_list(struct work *w, const struct dev_sample_row *r, int64_t row
         const int32_t v = k < r->n_top && k < w->n ? w->sorted[k].id : -1;
         id[at] = v;
         logp[at] = v < 0 ? (double)NAN : w->raw[v] - max - lse;
-        adjusted[at] = v < 0 || !r->top_adjusted ? (double)NAN
-                       : w->y[v] < lowest        ? -INFINITY
-                                                 : w->y[v] - most - log(sum);
+        adjusted[at] = v < 0 || !r->top_adjusted ? (double)NAN : w->y[v] - most - log(sum);
     }
 }
 
