@@ -517,7 +517,7 @@ static void by_hand(double *l, const struct samp_params *p, const int32_t *promp
     int32_t all[512];
     const int n = n_prompt + n_output;
     memcpy(all, prompt, (size_t)n_prompt * sizeof *all);
-    memcpy(all + n_prompt, output, (size_t)n_output * sizeof *all);
+    for (int i = 0; i < n_output; i++) all[n_prompt + i] = output[i]; // may be NULL
     for (int i = 0; i < p->n_bad; i++) {
         const int k = p->bad[i].n_id - 1;
         if (k <= n && memcmp(all + n - k, p->bad[i].ids, (size_t)k * sizeof *all) == 0)
