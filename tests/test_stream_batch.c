@@ -1,5 +1,6 @@
 /* The stream engine with many streams: bits that depend neither on who else is there nor on when they
  * came, on threads, saves, stops in the middle of a step; streams that fail alone. */
+#include "tests/alloc_fail.h"
 #include "tests/support_stream.h"
 
 #include "base/mem.h"
@@ -413,6 +414,94 @@ static void test_cache_of_another_device(void **state) {
     gen_rig_close(&b);
 }
 
+/* ---- memory ---- */
+
+/* Once windows are full and tables have grown, a step takes no memory. */
+static void test_steps_take_no_memory(void **state) {
+    (void)state;
+    enum { N = 3, MANY = 1000000 };
+    static struct gen_doc d[N];
+    struct gen_rig r;
+    struct gen_doc *docs[N] = {&d[0], &d[1], &d[2]};
+    const struct vis_rule sink = {.n_sink = 4, .n_win = 28, .n_chunk = 1};
+    gen_fixture(&r, "llama", (int)cpu_isa_best(), 1, DT_F32);
+    struct stream *st = gen_engine(&r, N, 4);
+    for (int i = 0; i < N; i++) {
+        gen_doc_init(&d[i], &sink, text + i, 20, 2000);
+        d[i].how.n_logprob = 3;
+        if (i == 1) d[i].how.samp.temperature = 2, d[i].how.samp.frequency_penalty = 0.1;
+        if (i == 2)
+            d[i].how.penalty_alpha = 0.6, d[i].how.samp.top_k = 4, d[i].how.contrastive_window = 50;
+        gen_enter(&r, st, &d[i]);
+    }
+    for (int i = 0; i < 700; i++) gen_step(st, docs, N);
+    g_fail_at = MANY;
+    for (int i = 0; i < 500; i++) gen_step(st, docs, N);
+    const long left = g_fail_at;
+    g_fail_at = -1;
+    assert_int_equal(MANY - left, 0);
+    assert_int_equal(d[0].n, 1200);
+    stream_close(st);
+    gen_rig_close(&r);
+}
+
+/* From opening to saving, with a stretch that grows. E_NOMEM or OK. */
+static enum status whole_life(const struct gen_rig *r, struct sbuf *saved) {
+    static const struct vis_rule dense = {.dense = true, .n_chunk = 1};
+    const struct stream_config cfg = {.n_stream = 2, .n_candidate = 4, .n_logprob = 2};
+    struct err e = {0};
+    struct stream *engine = NULL;
+    struct stream_past *past = NULL;
+    struct cache *c = NULL;
+    struct stream_how how;
+    enum status st = OK;
+    int slot = 0;
+    stream_how_init(&how);
+    how.max_new = 200, how.n_logprob = 2, how.samp.repetition_penalty = 1.2;
+    how.penalty_alpha = 0.5, how.samp.top_k = 4, how.contrastive_window = 90;
+    TRY(stream_open(&engine, r->on, &cfg, &e));
+    TRY(stream_past_open(&past, r->on, &how, &e));
+    TRY(cache_open(&c, r->on, &dense, &e));
+    const struct stream_entry in = {c, &past, &how, text, 3};
+    TRY(stream_enter(engine, &in, &slot, &e));
+    for (int i = 0; i < 90; i++) {
+        TRY(stream_step(engine, NULL, &e));
+        for (int k = 0; k < stream_events(engine); k++)
+            assert_int_equal(stream_event(engine, k)->end, STREAM_GOES_ON);
+    }
+    TRY(stream_save(engine, slot, saved, &e));
+    TRY(stream_leave(engine, slot, NULL, NULL, &e));
+    struct stream_saved back = {&dense, &how, saved->s, saved->n, 0};
+    TRY(stream_restore(engine, &back, &slot, &e));
+done:
+    cache_close(c);
+    stream_past_close(past);
+    stream_close(engine);
+    return st;
+}
+
+static void test_no_memory(void **state) {
+    (void)state;
+    struct gen_rig r;
+    bool came = true;
+    gen_fixture(&r, "llama", CPU_PORTABLE, 1, DT_F32);
+    int k = 0, recovered = 0;
+    for (; came; k++) {
+        struct sbuf saved;
+        sbuf_init(&saved);
+        g_fail_at = k;
+        const enum status st = whole_life(&r, &saved);
+        came = g_fail_at < 0;
+        g_fail_at = -1;
+        assert_true(st == OK || (came && st == E_NOMEM));
+        recovered += came && st == OK; // packing of a weight lets unused memory go and tries again
+        sbuf_fini(&saved);
+    }
+    assert_true(recovered < k / 2);
+    assert_true(k > 50);
+    gen_rig_close(&r);
+}
+
 /* ---- what is refused ---- */
 
 static void refused(const struct stream_how *h, const char *name) {
@@ -481,6 +570,8 @@ int main(void) {
         cmocka_unit_test(test_top_lists),
         cmocka_unit_test(test_one_fails_alone),
         cmocka_unit_test(test_cache_of_another_device),
+        cmocka_unit_test(test_steps_take_no_memory),
+        cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_bad_parameters),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
