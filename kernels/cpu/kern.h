@@ -81,6 +81,7 @@ struct cpu_kernels {
      * exceeded by far; the plain scores come in times log2(e). Returns whether any scale is not 1. */
     bool (*soften)(const struct cpu_soft *t);
     void (*scale_lanes)(float *x, int64_t n, const float *scale); /* x [n, nr] */
+    void (*exp_small)(float x[CPU_MR_MAX]);                       /* in place */
     /* y = x * scale + 0, which leaves no negative zero. */
     void (*scale_out)(float *y, const float *x, float scale, int64_t n);
 
@@ -88,6 +89,8 @@ struct cpu_kernels {
      * finite. The row is padded to a multiple of nr; n counts the real logits. */
     float (*logit_max)(float *l, int64_t n, float scale, float cap, bool *finite);
     float (*logit_sum)(const float *l, int64_t n, float max); /* sum of exp(l - max) */
+
+    float (*dot)(const float *a, const float *b, int64_t n);
 
     void (*norm)(float *y, const float *x, const float *w, const float *b, int64_t n, bool layer,
                  float eps, float weight_offset);

@@ -132,6 +132,10 @@ static void scale_out(float *y, const float *x, float scale, int64_t n) {
     for (int64_t i = 0; i < n; i++) y[i] = x[i] * scale + 0.0f;
 }
 
+static void exp_small(float x[CPU_MR_MAX]) {
+    for (int i = 0; i < CPU_MR_MAX; i += VL) v_store(x + i, v_exp(v_load(x + i)));
+}
+
 // The rows of logits are padded to a whole vector, which may be overwritten; n counts the real
 // ones.
 static float logit_max(float *l, int64_t n, float scale, float cap, bool *finite) {
