@@ -49,7 +49,7 @@ static const char *act_name(enum act_kind k) {
 }
 
 static const char *rope_name(enum arch_rope_kind k) {
-    static const char *const names[] = {"plain", "linear", "llama3", "yarn"};
+    static const char *const names[] = {"plain", "linear", "llama3", "yarn", "longrope"};
     return names[k];
 }
 

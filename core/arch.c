@@ -64,25 +64,21 @@ static enum status rope_number(double *out, const struct json *j, const char *ob
     return OK;
 }
 
-static enum status rope_keys_known(const struct json *j, const char *object, const struct jnode *v,
-                                   struct err *e) {
-    static const char *const known[] = {"type",
-                                        "rope_type",
-                                        "rope_theta",
-                                        "factor",
-                                        "low_freq_factor",
-                                        "high_freq_factor",
-                                        "original_max_position_embeddings",
-                                        "beta_fast",
-                                        "beta_slow",
-                                        "mscale",
-                                        "mscale_all_dim",
-                                        "attention_factor",
-                                        "truncate",
+static enum status rope_keys_known(enum arch_rope_kind kind, const struct json *j,
+                                   const char *object, const struct jnode *v, struct err *e) {
+    static const char *const known[] = {"short_factor", // these two of longrope only
+                                        "long_factor",      "type",
+                                        "rope_type",        "rope_theta",
+                                        "factor",           "low_freq_factor",
+                                        "high_freq_factor", "original_max_position_embeddings",
+                                        "beta_fast",        "beta_slow",
+                                        "mscale",           "mscale_all_dim",
+                                        "attention_factor", "truncate",
                                         "finetuned"};
     for (struct json_iter it = json_iter(v); it.key != NULL; json_next(&it)) {
         bool ok = false;
-        for (size_t i = 0; i < COUNTOF(known); i++) ok = ok || strcmp(it.key, known[i]) == 0;
+        for (size_t i = kind == ROPE_LONG ? 0 : 2; i < COUNTOF(known); i++)
+            ok = ok || strcmp(it.key, known[i]) == 0;
         if (ok) continue;
         char path[160];
         snprintf(path, sizeof path, "%s.%.80s", object, it.key);
@@ -93,24 +89,58 @@ static enum status rope_keys_known(const struct json *j, const char *object, con
 
 static enum status rope_kind(enum arch_rope_kind *out, const struct json *j, const char *object,
                              const struct jnode *v, struct err *e) {
-    static const char *const names[] = {"default", "linear", "llama3", "yarn"};
+    static const struct {
+        const char *name;
+        enum arch_rope_kind kind;
+    } kinds[] = {{"default", ROPE_PLAIN}, {"linear", ROPE_LINEAR}, {"llama3", ROPE_LLAMA3},
+                 {"yarn", ROPE_YARN},     {"longrope", ROPE_LONG}, {"su", ROPE_LONG}};
     const struct jnode *type = json_get(v, "rope_type");
     if (type == NULL) type = json_get(v, "type");
     if (type == NULL) return bad(j, object, E_FORMAT, e, "\"rope_type\" is missing");
     if (json_kind_of(type) != JSON_STR) return wrong_kind(j, object, type, "a rope_type string", e);
-    for (size_t i = 0; i < COUNTOF(names); i++) {
-        if (strcmp(json_str(type, NULL), names[i]) == 0) {
-            *out = (enum arch_rope_kind)i;
+    for (size_t i = 0; i < COUNTOF(kinds); i++) {
+        if (strcmp(json_str(type, NULL), kinds[i].name) == 0) {
+            *out = kinds[i].kind;
             return OK;
         }
     }
-    char what[160];
+    char what[192];
     snprintf(what, sizeof what,
              "rope type \"%.30s\" is not supported (its base changes with the length, or it is "
              "unknown); "
-             "default, linear, llama3 and yarn are",
+             "default, linear, llama3, yarn and longrope are",
              json_str(type, NULL));
     return bad(j, object, E_UNSUPPORTED, e, what);
+}
+
+// "short_factor": [1.0, ...]
+static enum status rope_factors(double *by, int64_t *n, const struct json *j, const char *object,
+                                const struct jnode *v, const char *key, struct err *e) {
+    char path[96];
+    snprintf(path, sizeof path, "%s.%s", object, key);
+    const struct jnode *list = json_get(v, key);
+    if (list == NULL) return bad(j, object, E_FORMAT, e, "a list of longrope factors is missing");
+    if (json_kind_of(list) != JSON_ARR) return wrong_kind(j, path, list, "an array", e);
+    if (json_len(list) > ARCH_MAX_PAIRS) return bad(j, path, E_FORMAT, e, "out of range");
+    for (size_t i = 0; i < json_len(list); i++) {
+        const struct jnode *x = json_at(list, i);
+        const bool number = json_kind_of(x) == JSON_INT || json_kind_of(x) == JSON_NUM;
+        if (!number) return wrong_kind(j, path, x, "an array of numbers", e);
+        by[i] = json_num(x);
+        if (!(by[i] >= 1e-6 && by[i] <= 1e12)) return bad(j, path, E_FORMAT, e, "out of range");
+    }
+    *n = (int64_t)json_len(list);
+    return OK;
+}
+
+static enum status read_long(struct arch *a, const struct json *j, const char *object,
+                             const struct jnode *v, struct err *e) {
+    enum status st = OK;
+    struct arch_long *l = &a->rope_long;
+    TRY(rope_factors(l->short_by, &l->n_short, j, object, v, "short_factor", e));
+    TRY(rope_factors(l->long_by, &l->n_long, j, object, v, "long_factor", e));
+done:
+    return st;
 }
 
 static enum status read_rope(struct arch *a, const struct json *j, const char *object,
@@ -119,15 +149,16 @@ static enum status read_rope(struct arch *a, const struct json *j, const char *o
     struct arch_rope *r = &a->rope;
     if (json_kind_of(v) == JSON_NIL) return OK;
     if (json_kind_of(v) != JSON_OBJ) return wrong_kind(j, object, v, "an object or null", e);
-    TRY(rope_keys_known(j, object, v, e));
     TRY(rope_kind(&r->kind, j, object, v, e));
+    TRY(rope_keys_known(r->kind, j, object, v, e));
     TRY(rope_number(&r->theta, j, object, v, "rope_theta", 1e-6, false, e));
     if (r->kind == ROPE_PLAIN) goto done;
-    TRY(rope_number(&r->factor, j, object, v, "factor", 1e-6, true, e));
+    if (r->kind == ROPE_LONG) TRY(read_long(a, j, object, v, e));
+    TRY(rope_number(&r->factor, j, object, v, "factor", 1e-6, r->kind != ROPE_LONG, e));
     double original = 0;
     TRY(rope_number(&original, j, object, v, "original_max_position_embeddings", 1,
                     r->kind == ROPE_LLAMA3, e));
-    r->n_ctx_original = (int64_t)original;
+    if (original > 0) r->n_ctx_original = (int64_t)original;
     if (r->kind == ROPE_LLAMA3) {
         TRY(rope_number(&r->low_freq_factor, j, object, v, "low_freq_factor", 1e-6, true, e));
         TRY(rope_number(&r->high_freq_factor, j, object, v, "high_freq_factor", 1e-6, true, e));
@@ -197,7 +228,9 @@ static enum status read_field(struct arch *a, const struct arch_field *f, const 
     }
     case FIELD_FALSE:
         if (kind == JSON_BOOL && !json_bool(v)) return OK;
-        return bad(j, f->key, E_UNSUPPORTED, e, "models that set this are not supported");
+        snprintf(what, sizeof what, "models that set this are not supported%s%s",
+                 f->word != NULL ? ": " : "", f->word != NULL ? f->word : "");
+        return bad(j, f->key, E_UNSUPPORTED, e, what);
     case FIELD_TRUE:
         if (kind == JSON_BOOL && json_bool(v)) return OK;
         return bad(j, f->key, E_UNSUPPORTED, e, "models without this are not supported");
@@ -245,12 +278,45 @@ static enum status read_object(struct arch *a, const struct json *j, const struc
     return OK;
 }
 
+// Whether the file has the field, under this name or another one of the same member.
+static bool given(const struct arch_family *family, const struct json *j,
+                  const struct arch_field *f) {
+    for (int i = 0; i < family->n_field; i++) {
+        const struct arch_field *other = &family->fields[i];
+        const bool same = other == f || (f->offset != 0 && other->offset == f->offset);
+        if (same && json_get(json_root(j), other->key) != NULL) return true;
+    }
+    return false;
+}
+
+// Two names of one number that do not agree.
+static enum status check_names_agree(const struct arch_family *family, const struct json *j,
+                                     struct err *e) {
+    for (int i = 0; i < family->n_field; i++) {
+        const struct arch_field *f = &family->fields[i];
+        const struct jnode *v = json_get(json_root(j), f->key);
+        const bool number = f->kind == FIELD_INT || f->kind == FIELD_NUM;
+        if (!number || v == NULL || json_kind_of(v) == JSON_NIL) continue;
+        for (int k = 0; k < i; k++) {
+            const struct arch_field *g = &family->fields[k];
+            const struct jnode *w = json_get(json_root(j), g->key);
+            if (g->offset != f->offset || g->kind != f->kind) continue;
+            if (w == NULL || json_kind_of(w) == JSON_NIL || json_num(w) == json_num(v)) continue;
+            char what[96];
+            snprintf(what, sizeof what, "is not what $.%.40s says, another name of it", g->key);
+            return bad(j, f->key, E_FORMAT, e, what);
+        }
+    }
+    return OK;
+}
+
 static enum status read_fields(struct arch *a, const struct json *j, struct err *e) {
-    const enum status st = read_object(a, j, json_root(j), "", e);
+    enum status st = read_object(a, j, json_root(j), "", e);
+    if (st == OK) st = check_names_agree(a->family, j, e);
     if (st != OK) return st;
     for (int i = 0; i < a->family->n_field; i++) {
         const struct arch_field *f = &a->family->fields[i];
-        if (f->required && json_get(json_root(j), f->key) == NULL) {
+        if (f->required && !given(a->family, j, f)) {
             return bad(j, f->key, E_FORMAT, e, "missing");
         }
     }
@@ -263,7 +329,8 @@ static enum status check_shape(const struct arch *a, const struct json *j, struc
     const char *key = "", *heads = "";
     for (int i = 0; i < a->family->n_field; i++) {
         const struct arch_field *f = &a->family->fields[i];
-        if (f->offset == fault.offset) key = f->key;
+        const bool says = json_get(json_root(j), f->key) != NULL;
+        if (f->offset == fault.offset && (says || key[0] == '\0')) key = f->key;
         if (f->offset == offsetof(struct arch, n_head)) heads = f->key;
     }
     if (key[0] == '\0') key = heads; // a number that no field gives comes from this one

@@ -32,7 +32,7 @@ enum arch_role {
     ARCH_K_BIAS,
     ARCH_V,
     ARCH_V_BIAS,
-    ARCH_NORM_Q, /* [d_head]: each head by itself */
+    ARCH_NORM_Q, /* [d_head]: each head by itself; or the whole row */
     ARCH_NORM_K,
     ARCH_O,
     ARCH_O_BIAS,
@@ -104,8 +104,8 @@ struct arch_field {
     const char *key;
     enum arch_field_kind kind;
     bool required;
-    size_t offset; /* of the member in struct arch */
-    const char *word;
+    size_t offset;    /* of the member in struct arch */
+    const char *word; /* FIELD_FALSE: why, or NULL */
 };
 
 /* When a layer's own window (sliding_window) is in force (DESIGN section 1): never; in every layer
@@ -116,27 +116,34 @@ enum arch_window { WINDOW_NONE, WINDOW_DENSE, WINDOW_LOCAL };
  * learned vectors added to the embedding. */
 enum arch_positions { POS_ROPE, POS_ALIBI, POS_LEARNED };
 
-enum arch_rope_kind { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN };
+enum arch_rope_kind { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN, ROPE_LONG };
 struct arch_rope {
     enum arch_rope_kind kind;
     double theta;
     double factor;
     double low_freq_factor, high_freq_factor;        /* llama3 */
     double beta_fast, beta_slow, mscale, mscale_all; /* yarn */
-    double attention_factor;                         /* yarn: 0 when the paper's formula decides */
-    bool truncate;                                   /* yarn */
+    double attention_factor; /* yarn, longrope: 0 when the paper's formula decides */
+    bool truncate;           /* yarn */
     int64_t n_ctx_original;
 };
 
-enum { ARCH_MAX_LAYERS = 4096 };
+enum { ARCH_MAX_LAYERS = 4096, ARCH_MAX_PAIRS = 256 };
+
+/* longrope: divisors of the angles of each rotary pair, for caches that hold no more than the original
+ * context, and for larger ones. */
+struct arch_long {
+    int64_t n_short, n_long;
+    double short_by[ARCH_MAX_PAIRS], long_by[ARCH_MAX_PAIRS];
+};
 
 /* What only a family's settle reads. */
 struct arch_given {
     bool multi_query, new_decoder, linear_bias, no_bias, alibi, qk_by_d, logn, dynamic_ntk;
-    double expansion, width_scale, output_alpha, query_scalar;
-    int64_t global_every, n_layer_types, embed_dim, n_parallel_norm;
-    bool gguf;                     /* read from metadata, and ... */
-    bool gguf_norm_mlp, gguf_also; /* ... has a norm before the MLP; has a `gguf_also` tensor */
+    double expansion, width_scale, output_alpha, query_scalar, logits_by;
+    int64_t global_every, n_layer_types, embed_dim, n_parallel_norm, n_group;
+    bool gguf;                                   /* read from metadata, and there are tensors: */
+    bool gguf_norm_mlp, gguf_qk_norm, gguf_also; /* NORM_MLP, NORM_Q, a `gguf_also` of NORM_ATTN */
 };
 
 struct arch {
@@ -145,20 +152,26 @@ struct arch {
     int64_t n_ctx_train; /* max_position_embeddings */
     /* A query may see so many keys; past that it would be another model. 0: any. */
     int64_t n_seen_most;
+    /* A query that sees n > n_logn keys is scaled by log n / log n_logn. 0: never. */
+    int64_t n_logn;
     int64_t pos_offset;           /* row of the position table that is position 0's */
     int64_t window;               /* sliding_window; 0 when there is none */
     int64_t n_rot;                /* leading dimensions of a head that turn; 0: none */
     double rotary_share;          /* n_rot by d_head, where n_rot is not given */
     double norm_eps, norm_offset; /* norm_offset: added to the weights of norms */
     double embed_scale, attn_scale, logit_scale;
+    double branch_scale;                /* of what attention and MLP add to the stream */
     double attn_softcap, logit_softcap; /* 0: none */
+    double qkv_clip;                    /* q, k and v lie within it of 0; 0: anywhere */
     double alibi_max, alibi_scale;      /* slopes: alibi_scale * 2^(-alibi_max (h + 1) / n_head) */
     enum arch_positions positions;
     struct arch_rope rope, rope_local; /* rope_local: of local layers */
+    struct arch_long rope_long;
     enum act_kind act;
     bool rope_interleaved;
     bool parallel; /* attention and MLP both read the stream as the layer found it */
     bool tied, qkv_bias, o_bias, mlp_bias, norm_bias, qk_norm, norm_mlp;
+    bool qk_norm_row;                            /* q and k are normalised over all heads at once */
     bool rope_freqs;                             /* there is a tensor of that role */
     uint64_t local_layers[ARCH_MAX_LAYERS / 64]; /* bit l: layer l is local */
     struct arch_given given;
@@ -227,8 +240,10 @@ bool arch_is_local(const struct arch *a, int64_t layer);
 
 /* Angle per position of each rotary pair, freq[k] for k = 0..n_rot/2 - 1, and the factor on cos
  * and sin. Source: Su et al., arXiv:2104.09864; Chen et al., arXiv:2306.15595 (linear); Peng et
- * al., arXiv:2309.00071 (yarn); the Llama 3.1 model card (llama3). */
+ * al., arXiv:2309.00071 (yarn); Ding et al., arXiv:2402.13753 (longrope); the Llama 3.1 model card (llama3). */
 void arch_rope_freqs(const struct arch *a, const struct arch_rope *r, double *freq, double *mscale);
+/* The angles of longrope for caches that hold more than the original context. */
+void arch_rope_freqs_past(const struct arch *a, double *freq);
 
 /* ALiBi slopes, slope[h] for h = 0..n_head-1. Source: Press et al., arXiv:2108.12409, and its code
  * for head counts that are no power of two. */

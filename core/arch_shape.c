@@ -25,11 +25,14 @@ bool arch_settle(struct arch *a) {
         a->d_head = a->d_model / a->n_head;
     }
     if (a->embed_scale == 0) a->embed_scale = 1;
+    if (a->branch_scale == 0) a->branch_scale = 1;
     if (a->logit_scale == 0) a->logit_scale = 1;
     if (a->alibi_scale == 0) a->alibi_scale = 1;
     if (a->alibi_max == 0) a->alibi_max = 8;
     if (a->family->settle != NULL) a->family->settle(a);
     if (a->attn_scale == 0) a->attn_scale = 1 / sqrt((double)a->d_head);
+    if (a->rope.kind == ROPE_LONG && a->rope.n_ctx_original > 0)
+        a->rope.factor = (double)a->n_ctx_train / (double)a->rope.n_ctx_original;
     if (a->positions != POS_ROPE) a->n_rot = 0;
     if (a->positions == POS_ROPE && a->n_rot == 0) {
         const double share = a->rotary_share > 0 ? a->rotary_share : 1;
@@ -40,8 +43,28 @@ bool arch_settle(struct arch *a) {
 
 /* ---- what cannot be ---- */
 
+static bool find_long_fault(const struct arch *a, struct arch_fault *fault) {
+    const struct arch_long *l = &a->rope_long;
+    if (a->rope.kind != ROPE_LONG) return false;
+    if (a->rope.n_ctx_original < 2) {
+        *fault = (struct arch_fault){offsetof(struct arch, rope), E_UNSUPPORTED,
+                                     "longrope needs original_max_position_embeddings"};
+        return true;
+    }
+    if (l->n_short == a->n_rot / 2 && l->n_long == a->n_rot / 2) return false;
+    *fault = (struct arch_fault){offsetof(struct arch, rope), E_FORMAT,
+                                 "longrope needs a factor for each pair of dimensions that turn"};
+    return true;
+}
+
 static bool find_rope_fault(const struct arch *a, struct arch_fault *fault) {
     if (a->positions != POS_ROPE) return false;
+    if (a->n_logn > 0 && a->n_rot != a->d_head) {
+        *fault = (struct arch_fault){offsetof(struct arch, rotary_share), E_UNSUPPORTED,
+                                     "heads that turn in part are not supported with logn scaling"};
+        return true;
+    }
+    if (find_long_fault(a, fault)) return true;
     if (a->n_rot >= 2 && a->n_rot <= a->d_head && a->n_rot % 2 == 0) return false;
     const size_t at = a->n_rot == a->d_head ? offsetof(struct arch, d_head)
                       : a->rotary_share > 0 ? offsetof(struct arch, rotary_share)
@@ -107,13 +130,28 @@ bool arch_find_fault(const struct arch *a, struct arch_fault *fault) {
 
 /* ---- positions ---- */
 
+void arch_rope_freqs_past(const struct arch *a, double *freq) {
+    for (int64_t k = 0; k < a->n_rot / 2; k++)
+        freq[k] = pow(a->rope.theta, -2.0 * (double)k / (double)a->n_rot) / a->rope_long.long_by[k];
+}
+
+static void long_freqs(const struct arch *a, const struct arch_rope *r, double *freq,
+                       double *mscale) {
+    for (int64_t k = 0; k < a->n_rot / 2; k++) freq[k] /= a->rope_long.short_by[k];
+    *mscale = r->attention_factor > 0 ? r->attention_factor
+              : r->factor <= 1        ? 1
+                                      : sqrt(1 + log(r->factor) / log((double)r->n_ctx_original));
+}
+
 void arch_rope_freqs(const struct arch *a, const struct arch_rope *r, double *freq,
                      double *mscale) {
     const int n = (int)(a->n_rot / 2);
     const double dim = (double)a->n_rot, two_pi = 2 * acos(-1.0);
     *mscale = 1;
     for (int k = 0; k < n; k++) freq[k] = pow(r->theta, -2.0 * k / dim);
-    if (r->kind == ROPE_LINEAR) {
+    if (r->kind == ROPE_LONG) {
+        long_freqs(a, r, freq, mscale);
+    } else if (r->kind == ROPE_LINEAR) {
         for (int k = 0; k < n; k++) freq[k] /= r->factor;
     } else if (r->kind == ROPE_LLAMA3) {
         const double ctx = (double)r->n_ctx_original;
@@ -190,7 +228,8 @@ enum dim {
     DIM_MODEL,
     DIM_HEADS,
     DIM_KV,
-    DIM_HEAD,
+    DIM_NORM_Q,
+    DIM_NORM_K,
     DIM_FF,
     DIM_VOCAB,
     DIM_TABLE,
@@ -218,8 +257,8 @@ static const struct {
     [ARCH_K_BIAS] = {WT_VECTOR, DIM_KV, DIM_ONE},
     [ARCH_V] = {WT_MATRIX, DIM_KV, DIM_MODEL},
     [ARCH_V_BIAS] = {WT_VECTOR, DIM_KV, DIM_ONE},
-    [ARCH_NORM_Q] = {WT_VECTOR, DIM_HEAD, DIM_ONE},
-    [ARCH_NORM_K] = {WT_VECTOR, DIM_HEAD, DIM_ONE},
+    [ARCH_NORM_Q] = {WT_VECTOR, DIM_NORM_Q, DIM_ONE},
+    [ARCH_NORM_K] = {WT_VECTOR, DIM_NORM_K, DIM_ONE},
     [ARCH_O] = {WT_MATRIX, DIM_MODEL, DIM_HEADS},
     [ARCH_O_BIAS] = {WT_VECTOR, DIM_MODEL, DIM_ONE},
     [ARCH_NORM_ATTN_POST] = {WT_VECTOR, DIM_MODEL, DIM_ONE},
@@ -240,7 +279,8 @@ static int64_t dim_of(const struct arch *a, enum dim d) {
     case DIM_MODEL: return a->d_model;
     case DIM_HEADS: return a->n_head * a->d_head;
     case DIM_KV: return a->n_kv * a->d_head;
-    case DIM_HEAD: return a->d_head;
+    case DIM_NORM_Q: return (a->qk_norm_row ? a->n_head : 1) * a->d_head;
+    case DIM_NORM_K: return (a->qk_norm_row ? a->n_kv : 1) * a->d_head;
     case DIM_FF: return a->d_ff;
     case DIM_VOCAB: return a->n_vocab;
     case DIM_TABLE: return a->n_ctx_train + a->pos_offset;

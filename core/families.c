@@ -5,9 +5,9 @@
 #include <string.h>
 
 static const struct arch_family *const families[] = {
-    &arch_llama, &arch_mistral, &arch_qwen2,    &arch_qwen3, &arch_stablelm,
-    &arch_phi3,  &arch_gemma3,  &arch_gpt_neox, &arch_gptj,  &arch_falcon,
-    &arch_mpt,   &arch_btlm,    &arch_qwen,     &arch_gpt2,  &arch_opt,
+    &arch_llama, &arch_mistral, &arch_qwen2,    &arch_qwen3, &arch_granite, &arch_stablelm,
+    &arch_phi3,  &arch_gemma3,  &arch_gpt_neox, &arch_gptj,  &arch_falcon,  &arch_mpt,
+    &arch_btlm,  &arch_qwen,    &arch_gpt2,     &arch_opt,
 };
 
 // Training, generation and bookkeeping; and what no family of this program does.

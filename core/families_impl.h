@@ -28,6 +28,9 @@
     { key, FIELD_##kind, required, offsetof(struct arch, member), NULL }
 #define MUST_BE(key, kind)                                                                         \
     { key, FIELD_##kind, false, 0, NULL }
+/* The same, saying why. */
+#define MUST_BE_FOR(key, kind, why)                                                                \
+    { key, FIELD_##kind, false, 0, why }
 #define MUST_SAY(key, required, word)                                                              \
     { key, FIELD_WORD, required, 0, word }
 #define GROUP(key)                                                                                 \
@@ -75,8 +78,8 @@
 #define FIELDS(list) .fields = list, .n_field = COUNTOF(list)
 #define KEYS(list) .keys = list, .n_key = COUNTOF(list)
 
-extern const struct arch_family arch_llama, arch_mistral, arch_qwen2, arch_qwen3, arch_stablelm,
-    arch_phi3, arch_gemma3, arch_gpt_neox, arch_gptj, arch_falcon, arch_mpt, arch_btlm, arch_qwen,
-    arch_gpt2, arch_opt;
+extern const struct arch_family arch_llama, arch_mistral, arch_qwen2, arch_qwen3, arch_granite,
+    arch_stablelm, arch_phi3, arch_gemma3, arch_gpt_neox, arch_gptj, arch_falcon, arch_mpt,
+    arch_btlm, arch_qwen, arch_gpt2, arch_opt;
 
 #endif

@@ -170,9 +170,13 @@ static const struct arch_tensor falcon_tensors[] = {
 static const struct arch_field falcon_fields[] = {
     FIELD("hidden_size", INT, true, d_model),
     FIELD("ffn_hidden_size", INT, false, d_ff),
+    IGNORED("ff_factor"), // says the same
     FIELD("num_hidden_layers", INT, true, n_layer),
+    FIELD("n_layer", INT, false, n_layer), // the names of RefinedWeb
     FIELD("num_attention_heads", INT, true, n_head),
+    FIELD("n_head", INT, false, n_head),
     FIELD("num_kv_heads", INT, false, n_kv),
+    FIELD("n_head_kv", INT, false, given.n_group),
     FIELD("vocab_size", INT, true, n_vocab),
     FIELD("max_position_embeddings", INT, false, n_ctx_train),
     FIELD("layer_norm_epsilon", NUM, true, norm_eps),
@@ -198,11 +202,17 @@ static const struct arch_field falcon_keys[] = {
 };
 
 static void settle_falcon(struct arch *a) {
-    const struct arch_given *g = &a->given;
+    struct arch_given *g = &a->given;
+    if (g->n_group > 0) { // RefinedWeb: says nothing else of the new decoder
+        a->n_kv = g->n_group;
+        g->new_decoder = true;
+    }
     if (!g->gguf && !g->new_decoder) a->n_kv = g->multi_query ? 1 : a->n_head;
     a->parallel = a->parallel || g->new_decoder;
     a->norm_mlp = g->new_decoder ? g->n_parallel_norm != 1 : !a->parallel;
     if (g->gguf) a->norm_mlp = g->gguf_also;
+    // Falcon2-11B, the only one of this shape, has another theta, which converters do not write.
+    if (g->gguf && !g->gguf_also && a->n_kv > 1 && a->rope.theta == 10000) a->rope.theta = 500042;
     a->qkv_bias = a->o_bias = a->mlp_bias = g->linear_bias;
     if (a->d_ff == 0) a->d_ff = 4 * a->d_model;
     if (!g->alibi) return;
@@ -212,7 +222,7 @@ static void settle_falcon(struct arch *a) {
 }
 
 const struct arch_family arch_falcon = {.name = "falcon",
-                                        .model_types = {"falcon"},
+                                        .model_types = {"falcon", "RefinedWeb", "RefinedWebModel"},
                                         .gguf_arch = "falcon",
                                         .norm = NORM_LAYER,
                                         .defaults = {.act = ACT_GELU_ERF,
@@ -236,6 +246,8 @@ static const struct arch_tensor mpt_tensors[] = {
     TENSOR_PART(Q, ALWAYS, QKV, "transformer.blocks.%d.attn.Wqkv.weight", "blk.%d.attn_qkv.weight"),
     TENSOR_PART(K, ALWAYS, QKV, "transformer.blocks.%d.attn.Wqkv.weight", "blk.%d.attn_qkv.weight"),
     TENSOR_PART(V, ALWAYS, QKV, "transformer.blocks.%d.attn.Wqkv.weight", "blk.%d.attn_qkv.weight"),
+    TENSOR(NORM_Q, QK_NORM, "transformer.blocks.%d.attn.q_ln.weight", "blk.%d.attn_q_norm.weight"),
+    TENSOR(NORM_K, QK_NORM, "transformer.blocks.%d.attn.k_ln.weight", "blk.%d.attn_k_norm.weight"),
     TENSOR(O, ALWAYS, "transformer.blocks.%d.attn.out_proj.weight", "blk.%d.attn_output.weight"),
     TENSOR(NORM_MLP, ALWAYS, "transformer.blocks.%d.norm_2.weight", "blk.%d.ffn_norm.weight"),
     TENSOR(UP, ALWAYS, "transformer.blocks.%d.ffn.up_proj.weight", "blk.%d.ffn_up.weight"),
@@ -255,8 +267,8 @@ static const struct arch_field mpt_fields[] = {
     FIELD("attn_config.alibi_bias_max", NUM, false, alibi_max),
     FIELD("attn_config.softmax_scale", NUM, false, attn_scale),
     MUST_BE("attn_config.alibi", TRUE),
-    MUST_BE("attn_config.clip_qkv", FALSE),
-    MUST_BE("attn_config.qk_ln", FALSE),
+    FIELD("attn_config.clip_qkv", NUM, false, qkv_clip),
+    FIELD("attn_config.qk_ln", BOOL, false, qk_norm),
     MUST_BE("attn_config.prefix_lm", FALSE),
     MUST_BE("attn_config.attn_uses_sequence_id", FALSE),
     MUST_SAY("attn_config.attn_type", false, "multihead_attention"),
@@ -278,22 +290,28 @@ static const struct arch_field mpt_keys[] = {
     GGUF_KEYS,
     FIELD("attention.layer_norm_epsilon", NUM, true, norm_eps),
     FIELD("attention.max_alibi_bias", NUM, true, alibi_max),
-    MUST_BE("attention.clamp_kqv", FALSE),
+    FIELD("attention.clamp_kqv", NUM, false, qkv_clip),
 };
 
 static void settle_mpt(struct arch *a) {
-    if (a->given.gguf) return;
+    if (a->given.gguf) {
+        a->qk_norm = a->given.gguf_qk_norm;
+        return;
+    }
     const double by = a->given.expansion > 0 ? a->given.expansion : 4;
     a->d_ff = (int64_t)fmin(by * (double)a->d_model, 1e9);
 }
 
-const struct arch_family arch_mpt = {
-    .name = "mpt",
-    .model_types = {"mpt"},
-    .gguf_arch = "mpt",
-    .norm = NORM_LAYER,
-    .defaults = {.act = ACT_GELU_ERF, .norm_eps = 1e-5, .positions = POS_ALIBI, .tied = true},
-    TENSORS(mpt_tensors),
-    FIELDS(mpt_fields),
-    KEYS(mpt_keys),
-    .settle = settle_mpt};
+const struct arch_family arch_mpt = {.name = "mpt",
+                                     .model_types = {"mpt"},
+                                     .gguf_arch = "mpt",
+                                     .norm = NORM_LAYER,
+                                     .defaults = {.act = ACT_GELU_ERF,
+                                                  .norm_eps = 1e-5,
+                                                  .positions = POS_ALIBI,
+                                                  .tied = true,
+                                                  .qk_norm_row = true},
+                                     TENSORS(mpt_tensors),
+                                     FIELDS(mpt_fields),
+                                     KEYS(mpt_keys),
+                                     .settle = settle_mpt};

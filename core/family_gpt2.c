@@ -112,10 +112,13 @@ static const struct arch_tensor btlm_tensors[] = {
 };
 
 static const struct arch_field btlm_fields[] = {
-    FIELD("hidden_size", INT, true, d_model),
+    FIELD("n_embd", INT, true, d_model),
+    FIELD("hidden_size", INT, false, d_model), // the names of exports by other code
     FIELD("n_inner", INT, false, d_ff),
-    FIELD("num_hidden_layers", INT, true, n_layer),
-    FIELD("num_attention_heads", INT, true, n_head),
+    FIELD("n_layer", INT, true, n_layer),
+    FIELD("num_hidden_layers", INT, false, n_layer),
+    FIELD("n_head", INT, true, n_head),
+    FIELD("num_attention_heads", INT, false, n_head),
     FIELD("vocab_size", INT, true, n_vocab),
     FIELD("n_positions", INT, true, n_ctx_train),
     FIELD("layer_norm_epsilon", NUM, true, norm_eps),
@@ -132,6 +135,10 @@ static const struct arch_field btlm_fields[] = {
     IGNORED("reorder_and_upcast_attn"), // of rounding in 16 bits
 };
 
+// The published model stores the slopes of its biases, which can be computed.
+static const char *const btlm_ignored[] = {".attn.bias", ".attn.masked_bias", ".relative_pe.slopes",
+                                           NULL};
+
 static void settle_btlm(struct arch *a) {
     settle_gpt2(a);
     a->logit_scale = a->given.output_alpha * a->given.width_scale;
@@ -144,7 +151,7 @@ const struct arch_family arch_btlm = {.name = "btlm",
                                       .defaults = {.positions = POS_ALIBI, .tied = true},
                                       TENSORS(btlm_tensors),
                                       FIELDS(btlm_fields),
-                                      .ignored_tensors = gpt2_ignored,
+                                      .ignored_tensors = btlm_ignored,
                                       .settle = settle_btlm};
 
 /* ---- Qwen 1: RMSNorm, biases of q, k and v, a gate ---- */
@@ -208,8 +215,9 @@ enum { QWEN_SEQ_LENGTH = 2048 };
 
 static void settle_qwen(struct arch *a) {
     a->d_ff /= 2;
-    // Both do nothing while no query sees more than seq_length keys. The metadata have neither.
-    if (a->given.logn || a->given.dynamic_ntk) a->n_seen_most = a->n_ctx_train;
+    if (a->given.logn) a->n_logn = a->n_ctx_train;
+    // Changes nothing while no query sees more than seq_length keys. The metadata have neither.
+    if (a->given.dynamic_ntk) a->n_seen_most = a->n_ctx_train;
     if (!a->given.gguf) return;
     a->n_seen_most = a->n_ctx_train < QWEN_SEQ_LENGTH ? a->n_ctx_train : QWEN_SEQ_LENGTH;
 }

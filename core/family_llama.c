@@ -119,6 +119,33 @@ const struct arch_family arch_qwen3 = {.name = "qwen3",
                                        .ignored_tensors = llama_ignored,
                                        .settle = settle_llama};
 
+/* ---- Granite: Llama with four scales ---- */
+
+static const struct arch_field granite_fields[] = {
+    LLAMA_FIELDS,
+    FIELD("rms_norm_eps", NUM, true, norm_eps),
+    FIELD("attention_bias", BOOL, false, qkv_bias),
+    FIELD("mlp_bias", BOOL, false, mlp_bias),
+    FIELD("embedding_multiplier", NUM, true, embed_scale),
+    FIELD("attention_multiplier", NUM, true, attn_scale),
+    FIELD("residual_multiplier", NUM, true, branch_scale),
+    FIELD("logits_scaling", NUM, true, given.logits_by),
+};
+
+static void settle_granite(struct arch *a) {
+    settle_llama(a);
+    a->logit_scale = 1 / a->given.logits_by;
+}
+
+const struct arch_family arch_granite = {.name = "granite",
+                                         .model_types = {"granite"},
+                                         .norm = NORM_RMS,
+                                         .defaults = {.norm_mlp = true},
+                                         TENSORS(llama_tensors),
+                                         FIELDS(granite_fields),
+                                         .ignored_tensors = llama_ignored,
+                                         .settle = settle_granite};
+
 /* ---- StableLM: LayerNorm, a quarter of each head turns ---- */
 
 static const struct arch_field stablelm_fields[] = {
@@ -129,7 +156,7 @@ static const struct arch_field stablelm_fields[] = {
     FIELD("partial_rotary_factor", NUM, false, rotary_share),
     FIELD("use_qkv_bias", BOOL, false, qkv_bias),
     FIELD("use_parallel_residual", BOOL, false, parallel),
-    MUST_BE("qk_layernorm", FALSE),
+    MUST_BE_FOR("qk_layernorm", FALSE, "each head has a norm of its own"),
     MUST_BE("attention_bias", FALSE),
     IGNORED("rms_norm_eps"),
 };

@@ -32,7 +32,11 @@ static const struct arch_field phi3_fields[] = {
     FIELD("sliding_window", INT, false, window),
     FIELD("partial_rotary_factor", NUM, false, rotary_share),
     MUST_BE("attention_bias", FALSE),
-    IGNORED("original_max_position_embeddings"), // of longrope, which is refused
+    FIELD("original_max_position_embeddings", INT, false, rope.n_ctx_original),
+    MUST_BE("lm_head_bias", FALSE),
+    MUST_BE("mlp_bias", FALSE),
+    IGNORED("full_attn_mod"), // the reference reads neither
+    IGNORED("interpolate_factor"),
 };
 
 static const struct arch_field phi3_keys[] = {

@@ -43,6 +43,13 @@ enum status fwd_open(struct fwd **out, const struct model_on *mo, int64_t n_row,
     for (size_t i = 0; i < COUNTOF(wanted); i++) {
         TRY(buf_new(wanted[i].buf, d, wanted[i].kind, n_row, wanted[i].n_col, e));
     }
+    if (a->n_logn > 0) TRY(buf_new(&f->ang_q, d, BUF_ANGLE, n_row, n_ang, e));
+    if (a->n_logn > 0 || mo->rope[0].past != NULL) {
+        TRY(buf_new(&f->some_pos, d, BUF_POS, n_row, 1, e));
+        TRY(buf_new(&f->some_ang, d, BUF_ANGLE, n_row, n_ang, e));
+    }
+    TRY(mem_zalloc(&f->host_abs, (size_t)n_row, sizeof(int64_t), e));
+    TRY(mem_zalloc(&f->host_query, (size_t)n_row, sizeof(int64_t), e));
     TRY(mem_zalloc(&f->classes, (size_t)mo->n_class, sizeof(struct fwd_class), e));
     *out = f;
     f = NULL;
@@ -54,10 +61,11 @@ done:
 void fwd_close(struct fwd *f) {
     if (f == NULL) return;
     struct buf *const all[] = {
-        f->ids,        f->targets,   f->table_rows, f->pos_abs, f->pos_query, f->ang_abs[0],
-        f->ang_abs[1], f->ang_query, f->x,          f->h,       f->y,         f->q,
-        f->q_sink,     f->o,         f->k,          f->v,       f->gate,      f->up,
-        f->logp,       f->work_k,    f->work_v,     f->logits};
+        f->ids,        f->targets,    f->table_rows, f->pos_abs,  f->pos_query,
+        f->ang_abs[0], f->ang_abs[1], f->ang_query,  f->x,        f->h,
+        f->y,          f->q,          f->q_sink,     f->o,        f->k,
+        f->v,          f->gate,       f->up,         f->logp,     f->work_k,
+        f->work_v,     f->logits,     f->ang_q,      f->some_pos, f->some_ang};
     for (size_t i = 0; i < COUNTOF(all); i++) buf_free(all[i]);
     for (int c = 0; f->classes != NULL && c < f->mo->n_class; c++) {
         buf_free(f->classes[c].seg);
@@ -65,6 +73,8 @@ void fwd_close(struct fwd *f) {
         mem_free(f->classes[c].place);
     }
     mem_free(f->classes);
+    mem_free(f->host_abs);
+    mem_free(f->host_query);
     mem_free(f);
 }
 
@@ -121,11 +131,20 @@ done:
     return st;
 }
 
+// Whether the document turns by the angles for caches past the original context: chosen once, for length C + 1.
+static bool turns_past(const struct fwd *f, const struct vis_rule *r) {
+    const int64_t seen = r->n_sink + r->n_win + (r->strict ? 0 : 1);
+    return f->mo->rope[0].past != NULL && !r->dense &&
+           seen > model_arch(f->mo->model)->rope.n_ctx_original;
+}
+
 enum status fwd_check(const struct fwd *f, const struct cache *c, int64_t n, struct err *e) {
     const struct arch *a = model_arch(f->mo->model);
     const struct vis_rule *r = cache_rule(c);
     const struct vis_class any = {0};
-    if (a->positions != POS_LEARNED && a->n_seen_most == 0) return OK;
+    const bool within = f->mo->rope[0].past != NULL && !turns_past(f, r);
+    const int64_t seen_most = within ? a->rope.n_ctx_original : a->n_seen_most;
+    if (a->positions != POS_LEARNED && seen_most == 0) return OK;
     for (int64_t t = cache_pos(c); t < cache_pos(c) + n; t++) {
         const int64_t p = vis_query_pos(r, &any, t);
         if (a->positions == POS_LEARNED && t >= a->n_ctx_train) {
@@ -140,12 +159,13 @@ enum status fwd_check(const struct fwd *f, const struct cache *c, int64_t n, str
                             "its embeddings, so that keys cannot move in a cache; use dense mode",
                             (long long)t, a->family->name);
         }
-        if (a->n_seen_most > 0 && p >= a->n_seen_most) {
+        if (seen_most > 0 && p >= seen_most) {
             return err_fail(e, E_ARG,
                             "token %lld sees more than %lld tokens: past that this model's rotary "
-                            "base or attention scale changes with the length, which is not "
-                            "supported; use a smaller cache",
-                            (long long)t, (long long)a->n_seen_most);
+                            "angles change with the length, which is not supported; use a smaller "
+                            "cache%s",
+                            (long long)t, (long long)seen_most,
+                            within ? ", or a window that is larger from the start" : "");
         }
     }
     return OK;
@@ -156,29 +176,25 @@ static enum status plan_positions(struct fwd *f, const struct fwd_part *parts, i
     enum status st = OK;
     const struct arch *a = model_arch(f->mo->model);
     const bool learned = a->positions == POS_LEARNED;
-    int64_t *abs = NULL, *query = NULL;
     int32_t *rows = NULL;
     const struct vis_class any = {0}; // sinks are met by layers without a window of their own
-    TRY(mem_zalloc(&abs, (size_t)n_row, sizeof *abs, e));
-    TRY(mem_zalloc(&query, (size_t)n_row, sizeof *query, e));
     TRY(mem_zalloc(&rows, (size_t)n_row, sizeof *rows, e));
     f->sinks_turn = false;
     for (int i = 0; i < n_part; i++) {
         const struct vis_rule *r = cache_rule(parts[i].cache);
         for (int64_t k = 0; k < parts[i].n; k++) {
             const int64_t t = cache_pos(parts[i].cache) + k, at = parts[i].row + k;
-            abs[at] = t;
-            query[at] = vis_query_pos(r, &any, t);
-            f->sinks_turn = f->sinks_turn || (a->n_rot > 0 && r->n_sink > 0 && query[at] != t);
+            const int64_t p = vis_query_pos(r, &any, t);
+            f->host_abs[at] = t;
+            f->host_query[at] = p;
+            f->sinks_turn = f->sinks_turn || (a->n_rot > 0 && r->n_sink > 0 && p != t);
             if (learned) rows[at] = (int32_t)(t + a->pos_offset);
         }
     }
-    dev_write(f->mo->dev, f->pos_abs, 0, n_row, abs);
-    dev_write(f->mo->dev, f->pos_query, 0, n_row, query);
+    dev_write(f->mo->dev, f->pos_abs, 0, n_row, f->host_abs);
+    dev_write(f->mo->dev, f->pos_query, 0, n_row, f->host_query);
     if (learned) dev_write(f->mo->dev, f->table_rows, 0, n_row, rows);
 done:
-    mem_free(abs);
-    mem_free(query);
     mem_free(rows);
     return st;
 }
@@ -222,7 +238,7 @@ static void norm_heads(struct fwd *f, struct buf *x, const struct wt *weight, in
                                .eps = a->norm_eps,
                                .weight_offset = a->norm_offset,
                                .weight = weight,
-                               .n_group = (int)n_head};
+                               .n_group = a->qk_norm_row ? 1 : (int)n_head};
     dev_norm(f->mo->dev, x, x, &p, n_row);
 }
 
@@ -235,7 +251,7 @@ static void turn(struct fwd *f, int cls, int64_t n_row) {
     if (a->n_rot == 0) return;
     dev_rope(d, f->k, f->k, f->ang_abs[cls], &k, n_row);
     if (f->sinks_turn && cls == 0) dev_rope(d, f->q_sink, f->q, f->ang_query, &q, n_row);
-    dev_rope(d, f->q, f->q, f->ang_abs[cls], &q, n_row);
+    dev_rope(d, f->q, f->q, f->ang_q != NULL ? f->ang_q : f->ang_abs[cls], &q, n_row);
 }
 
 // y = attention of h
@@ -249,6 +265,11 @@ static void attention(struct fwd *f, int64_t l, struct wt *const *w, const struc
     dev_linear(d, f->q, f->h, w[ARCH_Q], w[ARCH_Q_BIAS], n_row);
     dev_linear(d, f->k, f->h, w[ARCH_K], w[ARCH_K_BIAS], n_row);
     dev_linear(d, f->v, f->h, w[ARCH_V], w[ARCH_V_BIAS], n_row);
+    if (a->qkv_clip > 0) {
+        dev_clip(d, f->q, a->qkv_clip, n_row);
+        dev_clip(d, f->k, a->qkv_clip, n_row);
+        dev_clip(d, f->v, a->qkv_clip, n_row);
+    }
     norm_heads(f, f->q, w[ARCH_NORM_Q], a->n_head, n_row);
     norm_heads(f, f->k, w[ARCH_NORM_K], a->n_kv, n_row);
     turn(f, cls, n_row);
@@ -295,18 +316,19 @@ static void layer(struct fwd *f, int64_t l, struct wt *const *w, const struct fw
                   int n_part, int64_t n_row) {
     struct dev *d = f->mo->dev;
     const bool parallel = model_arch(f->mo->model)->parallel;
+    const double by = model_arch(f->mo->model)->branch_scale;
     const struct wt *post_attn = w[ARCH_NORM_ATTN_POST], *post_mlp = w[ARCH_NORM_MLP_POST];
     norm(f, f->h, f->x, w[ARCH_NORM_ATTN], w[ARCH_NORM_ATTN_BIAS], n_row);
     attention(f, l, w, parts, n_part, n_row);
     if (post_attn != NULL) norm(f, f->y, f->y, post_attn, NULL, n_row);
-    if (!parallel) dev_add(d, f->x, f->y, 1, n_row);
+    if (!parallel) dev_add(d, f->x, f->y, by, n_row);
     if (w[ARCH_NORM_MLP] != NULL) {
         norm(f, f->h, f->x, w[ARCH_NORM_MLP], w[ARCH_NORM_MLP_BIAS], n_row);
     }
-    if (parallel) dev_add(d, f->x, f->y, 1, n_row);
+    if (parallel) dev_add(d, f->x, f->y, by, n_row);
     mlp(f, w, n_row);
     if (post_mlp != NULL) norm(f, f->y, f->y, post_mlp, NULL, n_row);
-    dev_add(d, f->x, f->y, 1, n_row);
+    dev_add(d, f->x, f->y, by, n_row);
 }
 
 static enum status layers(struct fwd *f, const struct fwd_part *parts, int n_part, int64_t n_row,
@@ -336,16 +358,50 @@ static void embed(struct fwd *f, int64_t n_row) {
     dev_add(mo->dev, f->x, f->h, 1, n_row);
 }
 
-static void angles(struct fwd *f, int64_t n_row) {
+// Rows at .. at + n - 1 of the block turn by `freq` and `scale` instead. pos: of all rows.
+static void turn_rows(struct fwd *f, struct buf *ang, const int64_t *pos, int64_t at, int64_t n,
+                      const double *freq, double scale) {
+    struct dev *d = f->mo->dev;
+    const int n_pair = (int)(model_arch(f->mo->model)->n_rot / 2);
+    dev_write(d, f->some_pos, 0, n, pos + at);
+    dev_angles(d, f->some_ang, f->some_pos, freq, n_pair, scale, n);
+    dev_copy(d, ang, at, f->some_ang, 0, n);
+}
+
+// What is particular to one document: its cache is past the original context, or its queries are
+// scaled by the number of keys that they see, in runs of equal scale.
+static void angles_of_part(struct fwd *f, const struct fwd_part *part) {
+    const int64_t n_logn = model_arch(f->mo->model)->n_logn;
+    const struct model_rope *rope = &f->mo->rope[0];
+    const bool past = turns_past(f, cache_rule(part->cache));
+    const double *freq = past ? rope->past : rope->freq;
+    const int64_t *abs = f->host_abs, *query = f->host_query, end = part->row + part->n;
+    if (past) turn_rows(f, f->ang_abs[0], abs, part->row, part->n, freq, rope->mscale);
+    for (int64_t at = part->row, n = 0; at < end; at += n) {
+        const bool scaled = n_logn > 0 && query[at] >= n_logn;
+        const double by = scaled ? log((double)query[at] + 1) / log((double)n_logn) : 1;
+        for (n = 1; at + n < end && (query[at + n] == query[at] ||
+                                     (!scaled && (n_logn == 0 || query[at + n] < n_logn)));)
+            n++;
+        if (scaled) turn_rows(f, f->ang_q, abs, at, n, freq, by * rope->mscale);
+        if ((scaled || past) && f->sinks_turn)
+            turn_rows(f, f->ang_query, query, at, n, freq, by * rope->mscale);
+    }
+}
+
+static void angles(struct fwd *f, const struct fwd_part *parts, int n_part, int64_t n_row) {
     struct dev *d = f->mo->dev;
     const int n_pair = (int)(model_arch(f->mo->model)->n_rot / 2);
     const struct model_rope *rope = f->mo->rope;
-    for (int c = 0; n_pair > 0 && c < f->mo->n_class; c++) {
+    if (n_pair == 0) return;
+    for (int c = 0; c < f->mo->n_class; c++) {
         dev_angles(d, f->ang_abs[c], f->pos_abs, rope[c].freq, n_pair, rope[c].mscale, n_row);
     }
     if (f->sinks_turn) {
         dev_angles(d, f->ang_query, f->pos_query, rope[0].freq, n_pair, rope[0].mscale, n_row);
     }
+    if (f->ang_q != NULL) dev_copy(d, f->ang_q, 0, f->ang_abs[0], 0, n_row);
+    for (int i = 0; f->some_ang != NULL && i < n_part; i++) angles_of_part(f, &parts[i]);
 }
 
 static void head(struct fwd *f, int64_t n_row) {
@@ -372,7 +428,7 @@ enum status fwd_run(struct fwd *f, const struct fwd_part *parts, int n_part, con
     TRY(plan(f, parts, n_part, n_row, e));
     dev_write(d, f->ids, 0, n_row, ids);
     dev_write(d, f->targets, 0, n_row, targets);
-    angles(f, n_row);
+    angles(f, parts, n_part, n_row);
     dev_weights_prepare(d, mo->top, ARCH_ROLE_COUNT);
     embed(f, n_row);
     st = layers(f, parts, n_part, n_row, stop, e);

@@ -24,14 +24,17 @@ struct fwd {
     struct buf *ids, *targets, *pos_abs, *pos_query;  /* [n_row_most] */
     struct buf *table_rows;                           /* [n_row_most]: of the position table */
     struct buf *ang_abs[MODEL_MAX_CLASS], *ang_query; /* [n_row_most, n_rot]; by class of layer */
-    struct buf *x, *h, *y;                            /* ACT [n_row_most, d_model]: the stream, what
+    struct buf *ang_q; /* of queries where they are scaled by what they see; else NULL */
+    struct buf *some_pos, *some_ang; /* rows that turn unlike the others: scratch, or NULL */
+    int64_t *host_abs, *host_query;  /* owned [n_row_most]: what pos_abs and pos_query hold */
+    struct buf *x, *h, *y;           /* ACT [n_row_most, d_model]: the stream, what
                                                          a branch reads, what it adds */
-    struct buf *q, *q_sink, *o;                       /* ACT [n_row_most, n_head * d_head] */
-    struct buf *k, *v;                                /* ACT [n_row_most, n_kv * d_head] */
-    struct buf *gate, *up;                            /* ACT [n_row_most, d_ff] */
-    struct buf *logp;                                 /* BUF_LOGP [n_row_most] */
-    struct buf *work_k, *work_v;                      /* BUF_KV: grown as needed */
-    struct buf *logits;                               /* ACT [n_row_most, n_vocab], tests only */
+    struct buf *q, *q_sink, *o;      /* ACT [n_row_most, n_head * d_head] */
+    struct buf *k, *v;               /* ACT [n_row_most, n_kv * d_head] */
+    struct buf *gate, *up;           /* ACT [n_row_most, d_ff] */
+    struct buf *logp;                /* BUF_LOGP [n_row_most] */
+    struct buf *work_k, *work_v;     /* BUF_KV: grown as needed */
+    struct buf *logits;              /* ACT [n_row_most, n_vocab], tests only */
     struct fwd_class {
         struct buf *seg; /* BUF_SEG, grown as needed */
         struct dev_seg *host;

@@ -307,6 +307,10 @@ static enum status rope_freqs(struct model_on *mo, struct err *e) {
         struct model_rope *r = &mo->rope[c];
         TRY(mem_zalloc(&r->freq, (size_t)(a->n_rot / 2), sizeof(double), e));
         arch_rope_freqs(a, settings[c], r->freq, &r->mscale);
+        if (c == 0 && a->rope.kind == ROPE_LONG) {
+            TRY(mem_zalloc(&r->past, (size_t)(a->n_rot / 2), sizeof(double), e));
+            arch_rope_freqs_past(a, r->past);
+        }
         if (a->rope_freqs && c == 0) TRY(divide_freqs(mo, r->freq, e));
     }
 done:
@@ -354,7 +358,10 @@ void model_on_close(struct model_on *mo) {
     for (int i = 0; i < ARCH_ROLE_COUNT; i++) dev_weight_free(mo->top[i]);
     mem_free(mo->layer);
     mem_free(mo->class_of_layer);
-    for (int c = 0; c < MODEL_MAX_CLASS; c++) mem_free(mo->rope[c].freq);
+    for (int c = 0; c < MODEL_MAX_CLASS; c++) {
+        mem_free(mo->rope[c].freq);
+        mem_free(mo->rope[c].past);
+    }
     mem_free(mo->slopes);
     mem_free(mo);
 }

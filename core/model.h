@@ -51,6 +51,7 @@ enum { MODEL_MAX_CLASS = 2 };
 
 struct model_rope {
     double *freq; /* owned f64 [n_rot / 2], NULL where nothing turns */
+    double *past; /* the same for caches that hold more than the original context; NULL: freq */
     double mscale;
 };
 

@@ -219,6 +219,9 @@ void dev_act(struct dev *d, struct buf *y, const struct buf *g, const struct buf
 /* y += scale * x.   ACT, the same shape. */
 void dev_add(struct dev *d, struct buf *y, const struct buf *x, double scale, int64_t n_row);
 
+/* y = min(max(y, -most), most); NaN stays.   y ACT [n_row, n_col]; most > 0. */
+void dev_clip(struct dev *d, struct buf *y, double most, int64_t n_row);
+
 struct dev_head {
     struct buf *logp;         /* BUF_LOGP written */
     const struct buf *x;      /* ACT [n_row, d]: normalised hidden rows */

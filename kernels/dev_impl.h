@@ -64,6 +64,7 @@ struct dev_ops {
     void (*act)(struct dev *d, struct buf *y, const struct buf *g, const struct buf *u,
                 enum act_kind kind, int64_t n_row);
     void (*add)(struct dev *d, struct buf *y, const struct buf *x, double scale, int64_t n_row);
+    void (*clip)(struct dev *d, struct buf *y, double most, int64_t n_row);
     void (*head)(struct dev *d, const struct dev_head *a, int64_t n_row);
     void (*copy)(struct dev *d, struct buf *dst, int64_t dst_row, const struct buf *src,
                  int64_t src_row, int64_t n);

@@ -184,6 +184,15 @@ void dev_add(struct dev *d, struct buf *y, const struct buf *x, double scale, in
     took(d, DEV_OTHER, t0);
 }
 
+void dev_clip(struct dev *d, struct buf *y, double most, int64_t n_row) {
+    if (!begin(d, "clip") || !is_buf(d, y, BUF_ACT, n_row, 0, "y") ||
+        !need(d, most > 0, "nothing is left"))
+        return;
+    const int64_t t0 = clock_ns();
+    d->ops->clip(d, y, most, n_row);
+    took(d, DEV_OTHER, t0);
+}
+
 // ---- attention and head
 
 void dev_kv_store(struct dev *d, struct buf *kv, const struct buf *x, const struct buf *seg,

@@ -1,12 +1,18 @@
 #include "tests/support_score.h"
 
+#include <dirent.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
+
+#define FIXTURES "tests/data/fixtures/"
 
 static void must(enum status st, const struct err *e) {
     if (st != OK) fail_msg("%s: %s", err_name(st), e->msg);
@@ -40,6 +46,26 @@ void support_score(const char *model, const struct score_on *on, const struct vi
     model_on_close(mo);
     dev_close(d);
     model_close(m);
+}
+
+static int is_model(const struct dirent *d) {
+    char path[512];
+    snprintf(path, sizeof path, FIXTURES "%s/model.safetensors", d->d_name);
+    return access(path, R_OK) == 0;
+}
+
+int support_fixtures(void (*f)(const char *dir, void *ctx), void *ctx) {
+    struct dirent **list = NULL;
+    const int n = scandir(FIXTURES, &list, is_model, alphasort);
+    assert_true(n > 0);
+    for (int i = 0; i < n; i++) {
+        char dir[512];
+        snprintf(dir, sizeof dir, FIXTURES "%s", list[i]->d_name);
+        f(dir, ctx);
+        free(list[i]);
+    }
+    free(list);
+    return n;
 }
 
 double support_worst(const double *a, const double *b, int64_t n) {

@@ -14,6 +14,9 @@ struct score_on {
 void support_score(const char *model, const struct score_on *on, const struct vis_rule *rule,
                    const int32_t *ids, int64_t n, int64_t n_span, double *nll);
 
+/* Calls f for every model of tests/data/fixtures, in order of their names. Returns how many. */
+int support_fixtures(void (*f)(const char *dir, void *ctx), void *ctx);
+
 /* The largest |a - b|; infinite when one of them is NaN. */
 double support_worst(const double *a, const double *b, int64_t n);
 

@@ -231,6 +231,29 @@ static void embed_add_case(struct ops_run *r) {
     free(table), free(x), free(y[0]), free(y[1]);
 }
 
+static void clip_case(struct ops_run *r) {
+    enum { N = 5, D = 67 };
+    float *x = ops_normals(&r->seed, N * D, 2);
+    double *y[2];
+    x[0] = 1.5f, x[1] = -1.5f, x[2] = INFINITY, x[3] = -INFINITY, x[4] = -0.0f;
+    for (int i = 0; i < 2; i++) {
+        struct dev *d = i == 0 ? r->ref : r->cpu;
+        struct buf *b = ops_buf(d, BUF_ACT, N, D, x);
+        dev_clip(d, b, 1.5, N);
+        y[i] = ops_get(d, b, N, D);
+        buf_free(b);
+    }
+    for (int k = 0; k < N * D; k++) {
+        assert_true(y[0][k] == fmin(fmax((double)x[k], -1.5), 1.5) && y[0][k] == y[1][k]);
+    }
+    struct buf *nan = ops_buf(r->cpu, BUF_ACT, 1, 3, NULL);
+    dev_clip(r->cpu, nan, 1, 1);
+    double *still = ops_get(r->cpu, nan, 1, 3);
+    assert_true(isnan(still[0]) && isnan(still[1]) && isnan(still[2]));
+    buf_free(nan);
+    free(x), free(y[0]), free(y[1]), free(still);
+}
+
 static void linear_body(struct ops_run *r) {
     for (size_t i = 0; i < COUNTOF(matrix_cases); i++) linear_case(r, matrix_cases + i);
 }
@@ -249,6 +272,7 @@ static void rows_body(struct ops_run *r) {
         for (enum act_kind k = ACT_SILU; k <= ACT_RELU; k++) act_case(r, k, 9, 1001, i == 1);
     }
     embed_add_case(r);
+    clip_case(r);
 }
 
 static void test_linear(void **state) {

@@ -119,7 +119,7 @@ config("act_unknown", "unsupported", 'activation "mish" is not known', hidden_ac
 config("window_in_llama", "unsupported", "$.sliding_window", sliding_window=32)
 config("quantized", "unsupported", "$.quantization_config", quantization_config={"bits": 4})
 config("rope_dynamic", "unsupported", '"dynamic" is not supported', rope_scaling={"type": "dynamic", "factor": 2.0})
-config("rope_longrope", "unsupported", '"longrope" is not supported', rope_scaling={"rope_type": "longrope"})
+config("rope_longrope", "format", "a list of longrope factors is missing", rope_scaling={"rope_type": "longrope"})
 config("rope_no_type", "format", '"rope_type" is missing', rope_scaling={"factor": 2.0})
 config("rope_no_factor", "format", '"factor" is missing', rope_scaling={"type": "linear"})
 config("rope_factor_zero", "format", "rope_scaling.factor: out of range", rope_scaling={"type": "linear", "factor": 0})

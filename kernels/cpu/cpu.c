@@ -49,6 +49,7 @@ static const struct dev_ops cpu_ops = {
     .attend = cpu_attend,
     .act = cpu_act,
     .add = cpu_add,
+    .clip = cpu_clip,
     .head = cpu_head,
     .copy = dev_host_copy,
     .copy_peer = dev_host_copy_peer,

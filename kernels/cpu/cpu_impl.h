@@ -124,6 +124,7 @@ void cpu_kv_store(struct dev *d, struct buf *kv, const struct buf *x, const stru
                   int n_seg);
 void cpu_act(struct dev *d, struct buf *y, const struct buf *g, const struct buf *u,
              enum act_kind kind, int64_t n_row);
+void cpu_clip(struct dev *d, struct buf *y, double most, int64_t n_row);
 void cpu_add(struct dev *d, struct buf *y, const struct buf *x, double scale, int64_t n_row);
 
 #endif

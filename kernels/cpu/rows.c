@@ -98,6 +98,16 @@ void cpu_act(struct dev *dev, struct buf *y, const struct buf *g, const struct b
         d->k->act(cpu_row(y, r), cpu_row(g, r), u != NULL ? cpu_row(u, r) : NULL, y->n_col, kind);
 }
 
+void cpu_clip(struct dev *dev, struct buf *y, double most, int64_t n_row) {
+    struct cpu_dev *d = cpu_of(dev);
+    const float m = (float)most;
+#pragma omp parallel for num_threads(cpu_team(d, 4 * n_row * y->n_col)) schedule(static)
+    for (int64_t r = 0; r < n_row; r++) {
+        float *x = cpu_row(y, r);
+        for (int64_t k = 0; k < y->n_col; k++) x[k] = x[k] < -m ? -m : x[k] > m ? m : x[k];
+    }
+}
+
 void cpu_add(struct dev *dev, struct buf *y, const struct buf *x, double scale, int64_t n_row) {
     struct cpu_dev *d = cpu_of(dev);
 #pragma omp parallel for num_threads(cpu_team(d, 8 * n_row * y->n_col)) schedule(static)

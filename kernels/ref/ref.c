@@ -51,6 +51,7 @@ static const struct dev_ops ref_ops = {
     .attend = ref_attend,
     .act = ref_act,
     .add = ref_add,
+    .clip = ref_clip,
     .head = ref_head,
     .copy = dev_host_copy,
     .copy_peer = dev_host_copy_peer,

@@ -32,6 +32,7 @@ void ref_kv_store(struct dev *d, struct buf *kv, const struct buf *x, const stru
 void ref_attend(struct dev *d, const struct dev_attend *a, int64_t n_row);
 void ref_act(struct dev *d, struct buf *y, const struct buf *g, const struct buf *u,
              enum act_kind kind, int64_t n_row);
+void ref_clip(struct dev *d, struct buf *y, double most, int64_t n_row);
 void ref_add(struct dev *d, struct buf *y, const struct buf *x, double scale, int64_t n_row);
 void ref_head(struct dev *d, const struct dev_head *a, int64_t n_row);
 

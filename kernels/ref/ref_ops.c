@@ -109,6 +109,15 @@ void ref_act(struct dev *d, struct buf *y, const struct buf *g, const struct buf
         }
 }
 
+void ref_clip(struct dev *d, struct buf *y, double most, int64_t n_row) {
+    (void)d;
+    for (int64_t r = 0; r < n_row; r++)
+        for (int64_t k = 0; k < y->n_col; k++) {
+            const double x = ref_row(y, r)[k];
+            ref_row(y, r)[k] = x < -most ? -most : x > most ? most : x;
+        }
+}
+
 void ref_add(struct dev *d, struct buf *y, const struct buf *x, double scale, int64_t n_row) {
     (void)d;
     for (int64_t r = 0; r < n_row; r++)
