@@ -31,6 +31,7 @@ bool arch_settle(struct arch *a) {
     if (a->alibi_max == 0) a->alibi_max = 8;
     if (a->family->settle != NULL) a->family->settle(a);
     if (a->attn_scale == 0) a->attn_scale = 1 / sqrt((double)a->d_head);
+    if (a->rope.kind == ROPE_PLAIN) a->rope.n_ctx_original = 0;
     if (a->rope.kind == ROPE_LONG && a->rope.n_ctx_original > 0)
         a->rope.factor = (double)a->n_ctx_train / (double)a->rope.n_ctx_original;
     if (a->positions != POS_ROPE) a->n_rot = 0;
@@ -62,6 +63,11 @@ static bool find_rope_fault(const struct arch *a, struct arch_fault *fault) {
     if (a->n_logn > 0 && a->n_rot != a->d_head) {
         *fault = (struct arch_fault){offsetof(struct arch, rotary_share), E_UNSUPPORTED,
                                      "heads that turn in part are not supported with logn scaling"};
+        return true;
+    }
+    if (a->n_logn == 1) {
+        *fault = (struct arch_fault){offsetof(struct arch, n_ctx_train), E_FORMAT,
+                                     "must be above 1 for logn scaling"};
         return true;
     }
     if (find_long_fault(a, fault)) return true;

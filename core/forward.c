@@ -400,6 +400,7 @@ static void angles(struct fwd *f, const struct fwd_part *parts, int n_part, int6
     if (f->sinks_turn) {
         dev_angles(d, f->ang_query, f->pos_query, rope[0].freq, n_pair, rope[0].mscale, n_row);
     }
+    CHECK(f->ang_q == NULL || rope[0].past == NULL); // no family has both
     if (f->ang_q != NULL) dev_copy(d, f->ang_q, 0, f->ang_abs[0], 0, n_row);
     for (int i = 0; f->some_ang != NULL && i < n_part; i++) angles_of_part(f, &parts[i]);
 }

@@ -184,6 +184,8 @@ static void test_every_field(void **state) {
 static void test_settled(void **state) {
     (void)state;
     refused("qwen", "rotary_pct", "0.2", E_FORMAT); // 3 dimensions
+    refused("qwen_logn", "rotary_pct", "0.5", E_UNSUPPORTED);
+    refused("qwen_logn", "seq_length", "1", E_FORMAT);
     refused("phi3", "partial_rotary_factor", "0.01", E_FORMAT);
     refused("gptj", "rotary_dim", "64", E_FORMAT);
     refused("gptj", "rotary_dim", "7", E_FORMAT);

@@ -170,16 +170,14 @@ static void test_threads_same_bytes(void **state) {
 
 /* Several documents under several rules in one span, in pieces of uneven size, against each one
  * alone. */
-static void test_packing_same_bytes(void **state) {
-    (void)state;
+static void packing(const char *dir, const struct vis_rule rules[6]) {
     enum { DOCS = 6 };
     struct fixture f;
     struct rig r;
     struct err e = {0};
-    struct vis_rule rules[6];
-    rules_for_laws(rules);
     fixture_open(&f, "llama");
-    rig_open(&r, FIXTURES "llama", "cpu", cpu_isa_best(), 2, DT_F32);
+    rig_open(&r, dir, "cpu", cpu_isa_best(), 2, DT_F32);
+    for (int i = 0; i < f.n; i++) f.ids[i] %= (int32_t)model_arch(r.model)->n_vocab;
     static double alone[DOCS][512], packed[DOCS][512];
     const int64_t from[DOCS] = {0, 30, 7, 111, 200, 3}, len[DOCS] = {390, 90, 250, 200, 199, 2};
     struct cache *c[DOCS];
@@ -218,6 +216,19 @@ static void test_packing_same_bytes(void **state) {
     span_close(sp);
     rig_close(&r);
     json_close(f.ref);
+}
+
+static void test_packing_same_bytes(void **state) {
+    (void)state;
+    struct vis_rule rules[6];
+    rules_for_laws(rules);
+    packing(FIXTURES "llama", rules);
+    packing(FIXTURES "qwen_logn", rules); // queries of each document have a scale of their own
+    rules[1].n_win = 20;
+    rules[2] = (struct vis_rule){.n_sink = 1, .n_win = 40, .n_chunk = 1};
+    rules[3].n_prefill = 0;
+    rules[4].n_win = 12;
+    packing(FIXTURES "phi3_long", rules); // and here each its angles: 0, 2 and 3 are past 32 tokens
 }
 
 static void test_rows_to_C_equal_dense(void **state) {
