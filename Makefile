@@ -115,17 +115,17 @@ FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/%,$(wildcard tests/fuzz/fuzz_*.c))
 $(OUT)/fuzz_%: $(OUT)/tests/fuzz/fuzz_%.o $(LIB)
 	$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer $^ $(LDFLAGS) $(LIBS) -o $@
 fuzz-programs:
-	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=fuzz CC=$(CLANG) fuzz-link
+	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=fuzz CC="$(CLANG)" fuzz-link
 fuzz-link: $(FUZZERS)
 fuzz: fuzz-programs ## every parser under libFuzzer, FUZZ_SECONDS (10) each
 	@tools/fuzz $(or $(FUZZ_SECONDS),10)
 fuzz-coverage: ## the share of each parser's lines that the fuzzers reach
-	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=fuzzcov CC=$(CLANG) fuzz-link
+	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=fuzzcov CC="$(CLANG)" fuzz-link
 	@tools/fuzz --coverage $(or $(FUZZ_SECONDS),10)
 valgrind: all ## a small run under valgrind's memcheck (portable kernels)
 	@tools/valgrind $(BIN)
 tsan: ## a two-thread run under ThreadSanitizer (clang's OpenMP runtime)
-	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=tsan CC=$(CLANG) all
+	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=tsan CC="$(CLANG)" all
 	@tools/tsan build/tsan/basin
 
 lint: all ## include direction, symbols, forbidden calls, mutable data, format

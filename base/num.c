@@ -38,13 +38,24 @@ double num_sum_value(const struct num_sum *s) {
     return s->sum + s->carry;
 }
 
+size_t num_int(int64_t x, char text[NUM_TEXT]) {
+    char back[NUM_TEXT];
+    size_t n = 0, len = 0;
+    uint64_t left = x < 0 ? 0 - (uint64_t)x : (uint64_t)x;
+    do back[n++] = (char)('0' + left % 10);
+    while ((left /= 10) > 0);
+    if (x < 0) text[len++] = '-';
+    while (n > 0) text[len++] = back[--n];
+    return len;
+}
+
 bool num_parse_int(const char *text, int64_t max, int64_t *out) {
     int64_t v = 0;
     if (*text == '\0') return false;
     for (; *text != '\0'; text++) {
         if (*text < '0' || *text > '9') return false;
         const int digit = *text - '0';
-        if (v > (max - digit) / 10) return false;
+        if (digit > max || v > (max - digit) / 10) return false;
         v = v * 10 + digit;
     }
     *out = v;

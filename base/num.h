@@ -23,6 +23,9 @@ struct num_sum {
 void num_sum_add(struct num_sum *s, double x);
 double num_sum_value(const struct num_sum *s);
 
+/* `x` in decimal, no NUL behind it; returns the length. */
+size_t num_int(int64_t x, char text[NUM_TEXT]);
+
 /* Non-negative decimal integer, the whole of `text`, at most `max`. False otherwise. */
 bool num_parse_int(const char *text, int64_t max, int64_t *out);
 

@@ -113,7 +113,9 @@ const struct cmd_sub cmd_cat = {
             .min_operands = 1,
             .max_operands = 1,
             .summary = "the rows of a job, of finished and unfinished parts alike",
-            .about = "No row comes twice, also while runs are going on.\n",
+            .about = "No row comes twice, also while runs are going on.\n"
+                     "\n"
+                     "exit codes: 64 the job has no setting of that name, 66 no row has that id\n",
             .examples = "  basin cat out/books | jq -c '[.id, .ppl]'\n"
                         "  basin cat out/books --fields id,setting,ppl --tsv > ppl.tsv\n"
                         "  basin cat out/books --tokens --id moby-dick.txt --setting sink\n",

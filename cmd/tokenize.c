@@ -1,4 +1,5 @@
 #include "base/mem.h"
+#include "base/num.h"
 #include "cmd/cmd.h"
 #include "cmd/env.h"
 #include "cmd/exit.h"
@@ -64,11 +65,15 @@ static enum status put(struct work *w, const char *s, size_t n, struct err *e) {
 
 static enum status put_ids(struct work *w, const int32_t *ids, size_t n, bool *any, struct err *e) {
     enum status st = OK;
-    char text[16];
+    char text[1024];
+    size_t at = 0;
     for (size_t i = 0; i < n; i++) {
-        const int len = snprintf(text, sizeof text, "%s%" PRId32, *any ? "," : "", ids[i]);
-        TRY(put(w, text, (size_t)len, e));
+        if (*any) text[at++] = ',';
+        at += num_int(ids[i], text + at);
         *any = true;
+        if (at + 1 + NUM_TEXT <= sizeof text && i + 1 < n) continue;
+        TRY(put(w, text, at, e));
+        at = 0;
     }
 done:
     return st;
@@ -242,7 +247,7 @@ static enum status do_file(struct work *w, const char *path, const char *source,
             goto done;
         }
     }
-    if (!from_stdin) f.packing = unpack_kind_of(path);
+    f.packing = from_stdin ? unpack_kind_of_fd(f.fd) : unpack_kind_of(path);
     if (w->o->decode && f.packing == UNPACK_NONE && !begins_with_brace(f.fd)) {
         if (w->n_doc++ > 0) TRY(put(w, "\n", 1, e));
         TRY(judge(w, decode_numbers(w, f.fd, source, e), source, source, e));
@@ -321,9 +326,11 @@ const struct cmd_sub cmd_tokenize = {
             .summary = "texts to token ids, {\"id\",\"token_ids\"} a line, and back with --decode",
             .about =
                 "MODEL is a .gguf file (one with only a vocabulary will do), or a directory with\n"
-                "tokenizer.json, tokenizer.model or a .gguf in it: the first of these is taken.\n"
+                "tokenizer.json, tokenizer.model, qwen.tiktoken or a .gguf in it: the first of\n"
+                "these is taken.\n"
                 "FILE is .txt, .jsonl (each also .gz, .zst or .lz4) or a pattern; without one, or\n"
-                "with -, stdin is read. The lines are themselves an input (\"ids_key\":\n"
+                "with -, stdin is read, compressed or not. The lines are themselves an input "
+                "(\"ids_key\":\n"
                 "\"token_ids\"). BOS is put in front where the tokenizer is configured so.\n",
             .examples = "  basin tokenize models/smol book.txt > ids.jsonl\n"
                         "  echo 'It was a dark night' | basin tokenize models/smol\n"

@@ -5,6 +5,7 @@
 #include "cmd/text.h"
 #include "core/model.h"
 #include "core/tok.h"
+#include "io/corpus.h"
 #include "io/json.h"
 #include "jobs/plan.h"
 
@@ -145,6 +146,34 @@ static void check_inputs(struct findings *f, const struct manifest *m, struct pl
     }
 }
 
+// Of a manifest that has other mistakes: the files it names, by themselves.
+static void check_files(struct findings *f, const char *dir) {
+    const struct jnode *input = json_get(json_root(f->doc), "input");
+    const bool list = input != NULL && json_kind_of(input) == JSON_ARR;
+    for (size_t i = 0; list && i < json_len(input); i++) {
+        const struct jnode *one = json_at(input, i), *path = one;
+        if (json_kind_of(one) == JSON_OBJ) path = json_get(one, "path");
+        if (path == NULL || json_kind_of(path) != JSON_STR) continue;
+        struct corpus_list files = {.v = NULL};
+        struct err e = {.code = OK};
+        char place[48];
+        const char *name = json_str(path, NULL);
+        snprintf(place, sizeof place, "$.input[%zu]", i);
+        if (strcmp(name, "-") == 0 || corpus_glob(name, dir, &files, &e) == OK) {
+            corpus_list_fini(&files);
+        } else if (e.code == E_NOINPUT) {
+            add_path_error(f, place, one, e.code, e.msg);
+        }
+    }
+}
+
+// The directory of a file.
+static void dir_of(const char *file, struct sbuf *out) {
+    const char *slash = strrchr(file, '/');
+    if (slash == NULL) sbuf_puts(out, ".");
+    if (slash != NULL) sbuf_add(out, file, slash > file ? (size_t)(slash - file) : 1);
+}
+
 /* ---- the command ---- */
 
 static void say_verdict(const struct findings *f, const struct plan *plan) {
@@ -176,6 +205,8 @@ static int validate(const char *file, const struct options *o) {
     struct manifest *m = NULL;
     struct plan *plan = NULL;
     struct err e = {.code = OK};
+    struct sbuf dir;
+    sbuf_init(&dir);
     man_problems_init(&problems);
     const enum status st = cmd_job_load(&m, file, &o->job, &problems, &e);
     if (st != OK && problems.n_errors == 0) { // no JSON at all, or no such file
@@ -191,10 +222,13 @@ static int validate(const char *file, const struct options *o) {
         const struct man_problem *x = &problems.warnings[i];
         add(&f, x->line, x->path, true, x->message);
     }
+    if (json_open(&f.doc, file, MAX_BYTES, NULL) != OK) f.doc = NULL;
     if (m != NULL) {
-        if (json_open(&f.doc, file, MAX_BYTES, NULL) != OK) f.doc = NULL;
         check_model(&f, m);
         check_inputs(&f, m, &plan);
+    } else if (f.doc != NULL && json_kind_of(json_root(f.doc)) == JSON_OBJ && o->job.sets.n == 0) {
+        dir_of(file, &dir);
+        check_files(&f, sbuf_str(&dir));
     }
     const int code = cmd_out_text(&f.text);
     if (code != CMD_EXIT_OK) f.code = code;
@@ -205,6 +239,7 @@ done:
     json_close(f.doc);
     man_problems_fini(&problems);
     sbuf_fini(&f.text);
+    sbuf_fini(&dir);
     return f.code;
 }
 

@@ -304,12 +304,18 @@ static void attention(struct fwd *f, int64_t l, struct wt *const *w, const struc
 // y = mlp of h
 static void mlp(struct fwd *f, struct wt *const *w, int64_t n_row) {
     struct dev *d = f->mo->dev;
-    const bool gated = w[ARCH_GATE] != NULL;
-    if (gated) dev_linear(d, f->gate, f->h, w[ARCH_GATE], w[ARCH_GATE_BIAS], n_row);
-    dev_linear(d, f->up, f->h, w[ARCH_UP], w[ARCH_UP_BIAS], n_row);
-    dev_act(d, f->up, gated ? f->gate : f->up, gated ? f->up : NULL, model_arch(f->mo->model)->act,
-            n_row);
-    dev_linear(d, f->y, f->up, w[ARCH_DOWN], w[ARCH_DOWN_BIAS], n_row);
+    const struct dev_mlp p = {.y = f->y,
+                              .x = f->h,
+                              .gate = w[ARCH_GATE],
+                              .gate_bias = w[ARCH_GATE_BIAS],
+                              .up = w[ARCH_UP],
+                              .up_bias = w[ARCH_UP_BIAS],
+                              .down = w[ARCH_DOWN],
+                              .down_bias = w[ARCH_DOWN_BIAS],
+                              .act = model_arch(f->mo->model)->act,
+                              .gate_room = f->gate,
+                              .up_room = f->up};
+    dev_mlp(d, &p, n_row);
 }
 
 static void layer(struct fwd *f, int64_t l, struct wt *const *w, const struct fwd_part *parts,

@@ -114,8 +114,8 @@ const struct buf *span_logits(const struct span *sp) {
 }
 
 int64_t span_bytes(const struct arch *a, int64_t n_row, int64_t cache_rows_most, size_t kv_bytes) {
-    const int64_t act = 3 * a->d_model + 3 * a->n_head * a->d_head + 2 * a->n_kv * a->d_head +
-                        2 * a->d_ff + 5 * a->n_rot;
+    const int64_t act =
+        3 * a->d_model + 3 * a->n_head * a->d_head + 2 * a->n_kv * a->d_head + 5 * a->n_rot;
     const int64_t work = 2 * a->n_kv * a->d_head * (int64_t)kv_bytes;
     return n_row * (act * 4 + 64) + (n_row + cache_rows_most) * work;
 }

@@ -66,7 +66,8 @@ void span_clear(struct span *sp);
 enum status span_keep_logits(struct span *sp, struct err *e) WARN_UNUSED;
 const struct buf *span_logits(const struct span *sp);
 
-/* Bytes that an engine of n_row rows takes on its device, without weights and caches. */
+/* Bytes that an engine of n_row rows takes on its device, without weights and caches; and without the
+ * rooms of dev_mlp, which a CPU does not touch. */
 int64_t span_bytes(const struct arch *a, int64_t n_row, int64_t cache_rows_most, size_t kv_bytes);
 
 /* Bytes that the weights take in a CPU's memory at most: the mapped files, and the packed layer and

@@ -153,9 +153,11 @@ static enum status init_norms(struct tok *t, struct err *e) {
         t->space = (struct tok_prefix){" ", 1, j->prefix != TOKJSON_PREFIX_ALWAYS,
                                        j->prefix == TOKJSON_PREFIX_FIRST};
         t->no_restart = true;
-        t->never_safe = t->space.first; // not even behind an added token
+        t->never_safe |= t->space.first; // not even behind an added token
     }
     t->no_restart |= j->model != TOKJSON_BYTES && j->ignore_merges; // looks at whole pieces
+    t->drops |= j->model == TOKJSON_CHARS && j->unk < 0;
+    t->never_safe |= t->drops; // the last id covers what is dropped behind it
 done:
     return st;
 }
@@ -257,11 +259,17 @@ static enum status read_source(struct tok *t, const char *path, struct sbuf *sou
         TRY(tok_read_spmodel(&t->json, path, e));
         goto done;
     }
+    TRY(find_file(source, path, "qwen.tiktoken", &there, e));
+    if (there) {
+        TRY(tok_read_tiktoken(&t->json, sbuf_str(source), e));
+        goto done;
+    }
     if (access(path, F_OK) != 0) FAIL(e, E_NOINPUT, "%s: not there", path);
     sbuf_clear(source);
     TRY(gguf_find(source, path, e));
     if (source->n == 0) {
-        FAIL(e, E_NOINPUT, "%s: no tokenizer.json, tokenizer.model or .gguf in it", path);
+        FAIL(e, E_NOINPUT, "%s: no tokenizer.json, tokenizer.model, qwen.tiktoken or .gguf in it",
+             path);
     }
     TRY(tok_read_gguf(&t->json, sbuf_str(source), e));
 done:

@@ -1,9 +1,9 @@
 /* Tokenizers, as a stream: byte-level BPE, BPE of characters and unigram models, from
- * tokenizer.json, SentencePiece's tokenizer.model or a GGUF's metadata.
+ * tokenizer.json, SentencePiece's tokenizer.model, Qwen 1's qwen.tiktoken or a GGUF's metadata.
  *
  * Bytes of a document go in, cut anywhere, and ids come out, in bounded memory: exactly the ids
  * that the library of that format gives for the whole text (`tokenizers`, `sentencepiece`,
- * llama.cpp with special tokens parsed), without the special tokens that a post-processor puts
+ * `tiktoken`, llama.cpp with special tokens parsed), without the special tokens that a post-processor puts
  * around it (see tok_adds_bos).
  *
  *   struct tok is constant after opening: any number of threads may share it.
@@ -25,7 +25,7 @@ struct tok_stream; /* opaque */
 
 /* Reads a GGUF file (the metadata only: one without tensors will do), or of a directory, besides
  * tokenizer_config.json when there is one, the first that is there: tokenizer.json,
- * tokenizer.model, its one GGUF model.
+ * tokenizer.model, qwen.tiktoken, its one GGUF model.
  * Errors: E_NOINPUT, E_IO, E_NOMEM, E_FORMAT, E_UNSUPPORTED (names what is not understood). */
 enum status tok_open(struct tok **out, const char *path, struct err *e) WARN_UNUSED;
 void tok_close(struct tok *t);
@@ -39,7 +39,7 @@ int32_t tok_eos(const struct tok *t);      /* -1 when there is none */
  * is given, else a post-processor that puts a special token first. */
 bool tok_adds_bos(const struct tok *t);
 
-/* XXH128 (32 hex digits) of what was read: tokenizer.json or tokenizer.model and the settings used
+/* XXH128 (32 hex digits) of what was read: the vocabulary's file and the settings used
  * from tokenizer_config.json, or the entries used of a GGUF. */
 const char *tok_identity(const struct tok *t);
 

@@ -102,7 +102,8 @@ enum status tok_bpe_init(struct tok *t, struct err *e) {
     TRY(tok_pairs_init(t, j->n_merges, e));
     for (size_t i = 0; i < j->n_merges; i++) {
         const struct tokjson_merge *m = &j->merges[i];
-        tok_pairs_put(t, (struct tok_pair){m->left, m->right, (uint32_t)i, m->made});
+        const uint32_t rank = j->rank_by_token ? (uint32_t)m->made : (uint32_t)i;
+        tok_pairs_put(t, (struct tok_pair){m->left, m->right, rank, m->made});
     }
     TRY(tok_words_init(t, j->ignore_merges ? j->n_tokens : 0, e));
     for (size_t i = 0; i < j->n_tokens; i++) {
@@ -116,7 +117,8 @@ enum status tok_bpe_init(struct tok *t, struct err *e) {
         const bool in_utf8 = i < 0xF5 && i != 0xC0 && i != 0xC1;
         if (t->byte_id[i] >= 0) continue;
         t->byte_id[i] = t->n_vocab; // a symbol of one byte that joins nothing and is no token
-        if (in_utf8 && !j->byte_gaps) {
+        t->drops |= in_utf8 && j->byte_drops;
+        if (in_utf8 && !j->byte_gaps && !j->byte_drops) {
             FAIL(e, E_FORMAT, "the vocabulary has no token for byte 0x%02X", (unsigned)i);
         }
     }

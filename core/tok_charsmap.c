@@ -122,18 +122,6 @@ static enum found look_up(const struct tok_charsmap *c, const char *s, size_t n,
 
 /* ---- the stage ---- */
 
-// text[from, to) of the stage as one span; of text from several places only the end is known.
-static struct tok_span whole_span(struct tok_stage *g, size_t from, size_t to) {
-    struct tok_span v = tok_text_span(&g->text, from, to);
-    if (v.n < to - from) {
-        bool exact;
-        v.n = to - from;
-        v.raw = tok_text_raw(&g->text, to, &exact);
-        v.place = exact ? TOK_BLOCK : TOK_LOOSE;
-    }
-    return v;
-}
-
 static enum status replace_key(struct tok_stage *g, size_t from, size_t to, int64_t value,
                                struct err *e) {
     enum status st = OK;
@@ -141,14 +129,12 @@ static enum status replace_key(struct tok_stage *g, size_t from, size_t to, int6
     if ((uint64_t)value >= c->n_texts) {
         FAIL(e, E_FORMAT, "the table of replacements points behind its end");
     }
-    struct tok_span v = whole_span(g, from, to);
-    v.s = c->texts + value;
-    v.n = strlen(v.s); // the last text has its NUL too: checked at opening
-    if (((unsigned char)v.s[0] & 0xC0) == 0x80) {
+    const char *s = c->texts + value;
+    if (((unsigned char)*s & 0xC0) == 0x80) {
         FAIL(e, E_FORMAT, "the table of replacements points into a character");
     }
-    v.place = v.place == TOK_LINEAR ? TOK_BLOCK : v.place;
-    if (v.n > 0) TRY(g->next->ops->push(g->next, v, e));
+    // The last text has its NUL too: checked at opening.
+    TRY(tok_stage_replace(g, from, to, (struct tokjson_str){s, strlen(s)}, e));
 done:
     return st;
 }
@@ -203,16 +189,6 @@ const struct tok_stage_ops tok_charsmap_ops = {charsmap_push, tok_stage_whole, c
 
 /* ---- spaces: none at the ends, one in a row. U+2581 goes too at the very end ---- */
 
-static struct tok_span cut(struct tok_span v, size_t from, size_t to) {
-    struct tok_span w = {v.s + from, to - from, v.raw, v.place};
-    if (v.place == TOK_LINEAR) {
-        w.raw = v.raw - (int64_t)(v.n - to);
-    } else if (to < v.n) {
-        w.place = TOK_LOOSE;
-    }
-    return w;
-}
-
 static bool is_bar(const char *s, size_t n) {
     return n >= 3 && memcmp(s, "\xE2\x96\x81", 3) == 0;
 }
@@ -236,7 +212,7 @@ static enum status squeeze_push(struct tok_stage *g, struct tok_span v, struct e
         const bool bar = is_bar(v.s + i, v.n - i);
         to = i + (bar ? 3 : 1);
         if (v.s[i] == ' ' || bar) { // a space behind a space goes, others wait for what follows
-            if (bar || g->was_word) TRY(tok_text_add(&g->text, cut(v, i, to), e));
+            if (bar || g->was_word) TRY(tok_text_add(&g->text, tok_span_cut(v, i, to), e));
             g->was_word = bar;
             continue;
         }
@@ -249,7 +225,7 @@ static enum status squeeze_push(struct tok_stage *g, struct tok_span v, struct e
             to++;
         }
         TRY(release(g, e));
-        TRY(g->next->ops->push(g->next, cut(v, i, to), e));
+        TRY(g->next->ops->push(g->next, tok_span_cut(v, i, to), e));
         g->was_word = true;
     }
 done:

@@ -13,6 +13,7 @@
 #define BASIN_CORE_TOK_IMPL_H
 
 #include "base/hash.h"
+#include "base/sbuf.h"
 #include "core/tok.h"
 #include "io/tokjson.h"
 
@@ -61,6 +62,10 @@ static inline size_t tok_text_n(const struct tok_text *t) {
 }
 /* The longest span of one place that begins at `from` and ends by `to`. */
 struct tok_span tok_text_span(struct tok_text *t, size_t from, size_t to);
+/* text[from, to) as one span; of text that comes from several places only the end is known. */
+struct tok_span tok_text_joined(struct tok_text *t, size_t from, size_t to);
+/* The bytes [from, to) of a span. */
+struct tok_span tok_span_cut(struct tok_span v, size_t from, size_t to);
 /* Where the text before index i ends in the document; *exact: i has a place of its own. */
 int64_t tok_text_raw(struct tok_text *t, size_t i, bool *exact);
 
@@ -100,6 +105,12 @@ struct tok_stage {
 enum status tok_stage_whole(struct tok_stage *g, struct tok_span v, struct err *e) WARN_UNUSED;
 /* Passes text[from, to) on, without ending the piece. */
 enum status tok_stage_send(struct tok_stage *g, size_t from, size_t to, struct err *e) WARN_UNUSED;
+
+/* Passes `by` on in place of text[from, to). */
+enum status tok_stage_replace(struct tok_stage *g, size_t from, size_t to, struct tokjson_str by,
+                              struct err *e) WARN_UNUSED;
+/* `end` of a stage that keeps nothing back. */
+enum status tok_stage_pass_end(struct tok_stage *g, struct err *e) WARN_UNUSED;
 
 extern const struct tok_stage_ops tok_added_ops;    /* conf: struct tok_added */
 extern const struct tok_stage_ops tok_form_ops;     /* conf: struct tok_form */
@@ -171,13 +182,17 @@ void tok_charsmap_fini(struct tok_charsmap *c);
 
 struct tok_regex {
     pcre2_code *code;   /* owned */
+    bool jit;           /* both kinds of match are compiled */
     size_t look_behind; /* code points a match may look back */
     struct tok_begin {
         bool alone;       /* a match can begin with this ASCII character ... */
         bool before[128]; /* ... and go on with that one */
     } * begins;           /* owned [128]; NULL until tok_regex_find_begins */
 };
-/* Translates Oniguruma's syntax. Errors: E_UNSUPPORTED names the construct; E_FORMAT. */
+/* Appends the pattern, which is in Oniguruma's syntax, in PCRE2's. Errors: as tok_regex_init. */
+enum status tok_regex_rewrite(const char *pattern, size_t n, struct sbuf *out,
+                              struct err *e) WARN_UNUSED;
+/* Compiles a pattern in Oniguruma's syntax, or a plain string. Errors: E_UNSUPPORTED names the construct; E_FORMAT. */
 enum status tok_regex_init(struct tok_regex *r, const char *pattern, size_t n, bool literal,
                            bool bytes, struct err *e) WARN_UNUSED;
 /* Fills r->begins, for patterns that look at many small pieces. */
@@ -281,7 +296,7 @@ struct tok {
     char *arena;              /* owned; bytes of the pieces */
     uint8_t *special;         /* owned [n_vocab] */
 
-    int32_t byte_id[256];
+    int32_t byte_id[256];   /* n_vocab: none */
     struct tok_pair *pairs; /* owned; open addressing, left = -1 is free */
     size_t pair_mask;
     int pair_shift;
@@ -301,6 +316,7 @@ struct tok {
     size_t n_splits;
     bool prefix_space;
     size_t prefix_before; /* the space goes in front of this split */
+    bool drops;           /* what has no token is as if it were not in the text */
     bool no_restart;      /* a fresh stream in mid-segment would not give the same ids */
     bool never_safe;
 };
@@ -405,6 +421,9 @@ pcre2_general_context *tok_pcre_memory(void);
 enum status tok_read_gguf(struct tokjson **out, const char *path, struct err *e) WARN_UNUSED;
 /* From DIR/tokenizer.model and, when there is one, DIR/tokenizer_config.json. */
 enum status tok_read_spmodel(struct tokjson **out, const char *dir, struct err *e) WARN_UNUSED;
+
+/* From `path`, a qwen.tiktoken: nothing else of Qwen 1 that describes its tokenizer is data. */
+enum status tok_read_tiktoken(struct tokjson **out, const char *path, struct err *e) WARN_UNUSED;
 
 /* How a GGUF's `tokenizer.ggml.pre` cuts text into words: each pattern cuts what the ones before it
  * left, matches and what lies between them becoming pieces. */

@@ -169,18 +169,6 @@ static size_t next_start(const struct tok_form *f, const char *s, size_t n, size
     return at;
 }
 
-// text[from, to) as one span; of text that comes from several places only the end is known.
-static struct tok_span span_of(struct tok_stage *g, size_t from, size_t to) {
-    struct tok_span v = tok_text_span(&g->text, from, to);
-    if (v.n < to - from) {
-        bool exact;
-        v.n = to - from;
-        v.raw = tok_text_raw(&g->text, to, &exact);
-        v.place = exact ? TOK_BLOCK : TOK_LOOSE;
-    }
-    return v;
-}
-
 // Passes on text[0, to), which ends where a piece ends.
 static enum status form_run(struct tok_stage *g, size_t to, struct err *e) {
     enum status st = OK;
@@ -197,7 +185,7 @@ static enum status form_run(struct tok_stage *g, size_t to, struct err *e) {
         }
         if (plain) continue;
         TRY(tok_stage_send(g, from, i, e));
-        TRY(form_piece(g, span_of(g, i, next), e));
+        TRY(form_piece(g, tok_text_joined(&g->text, i, next), e));
         from = next;
     }
     TRY(tok_stage_send(g, from, to, e));
@@ -295,11 +283,7 @@ done:
     return st;
 }
 
-static enum status pass_end(struct tok_stage *g, struct err *e) {
-    return g->next->ops->end(g->next, e);
-}
-
-const struct tok_stage_ops tok_lower_ops = {lower_push, tok_stage_whole, pass_end};
+const struct tok_stage_ops tok_lower_ops = {lower_push, tok_stage_whole, tok_stage_pass_end};
 
 /* ---- text in front of a piece: Prepend, and ByteLevel's add_prefix_space ---- */
 
@@ -341,11 +325,7 @@ static enum status replace_run(struct tok_stage *g, bool last, struct err *e) {
         if (hit == NULL) break;
         const size_t i = (size_t)(hit - s);
         TRY(tok_stage_send(g, at, i, e));
-        struct tok_span v = span_of(g, i, i + k);
-        v.s = r->content.s;
-        v.n = r->content.n;
-        v.place = v.place == TOK_LINEAR ? TOK_BLOCK : v.place;
-        if (v.n > 0) TRY(g->next->ops->push(g->next, v, e));
+        TRY(tok_stage_replace(g, i, i + k, r->content, e));
         at = i + k;
     }
     const size_t keep = last ? 0 : n - at < k - 1 ? n - at : k - 1;

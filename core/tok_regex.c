@@ -22,8 +22,8 @@ enum { MAX_GROUPS = 32 };
 struct rewrite {
     const char *s;
     size_t n, i;
-    struct sbuf out;
-    size_t atom; /* where in `out` the last atom begins, for {n,m}+ */
+    struct sbuf *out; /* borrowed */
+    size_t atom;      /* where in `out` the last atom begins, for {n,m}+ */
     size_t group_at[MAX_GROUPS];
     bool group_fold[MAX_GROUPS];
     int depth;
@@ -51,13 +51,13 @@ static void newer(struct rewrite *w, const char *category) {
     size_t n;
     const struct tok_range *r = tok_newer_ranges(category, &n);
     for (size_t i = 0; i < n; i++) {
-        sbuf_printf(&w->out, "\\x{%x}-\\x{%x}", (unsigned)r[i].first, (unsigned)r[i].last);
+        sbuf_printf(w->out, "\\x{%x}-\\x{%x}", (unsigned)r[i].first, (unsigned)r[i].last);
     }
 }
 
 // Items that stand inside a class; the caller puts the brackets when there are none yet.
 static void category(struct rewrite *w, const char *name) {
-    sbuf_printf(&w->out, "\\p{%s}", name);
+    sbuf_printf(w->out, "\\p{%s}", name);
     newer(w, name);
 }
 
@@ -66,9 +66,8 @@ static void word(struct rewrite *w) {
     for (size_t i = 0; i < COUNTOF(parts); i++) category(w, parts[i]);
     // Other_Alphabetic outside these, and the superscripts and fractions of Latin-1 that Oniguruma
     // counts in.
-    sbuf_puts(&w->out,
-              "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}"
-              "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}");
+    sbuf_puts(w->out, "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}"
+                      "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}");
 }
 
 static bool is_category(const char *name) {
@@ -127,14 +126,14 @@ static enum status property(struct rewrite *w, bool in_class) {
             goto done;
         }
     }
-    if (!in_class) sbuf_puts(&w->out, negate ? "[^" : "[");
+    if (!in_class) sbuf_puts(w->out, negate ? "[^" : "[");
     if (cat && !(negate && in_class)) {
         category(w, name);
     } else {
-        sbuf_printf(&w->out, "\\%c{%s%s}", negate && in_class ? 'P' : 'p', cat ? "" : "sc:", name);
+        sbuf_printf(w->out, "\\%c{%s%s}", negate && in_class ? 'P' : 'p', cat ? "" : "sc:", name);
         if (!cat && !negate) newer(w, name);
     }
-    if (!in_class) sbuf_putc(&w->out, ']');
+    if (!in_class) sbuf_putc(w->out, ']');
     w->i = (size_t)(close - w->s) + 1;
 done:
     return st;
@@ -161,7 +160,7 @@ static enum status hex_escape(struct rewrite *w) {
     // Oniguruma takes \x80 and above as bytes of UTF-8.
     if (kind == 'x' && !braces && digits == 2 && w->s[from] >= '8') return refuse(w, "byte escape");
     if (w->fold) return refuse(w, "escape under (?i)");
-    sbuf_printf(&w->out, "\\x{%.*s}", (int)digits, w->s + from);
+    sbuf_printf(w->out, "\\x{%.*s}", (int)digits, w->s + from);
     w->i = end;
     return OK;
 }
@@ -174,50 +173,50 @@ static enum status escape(struct rewrite *w, bool in_class) {
     if (c == 'x' || c == 'u') return hex_escape(w);
     const char *open = in_class ? "" : "[", *close = in_class ? "" : "]";
     switch (c) {
-    case 's': sbuf_printf(&w->out, "%s%s%s", open, SPACE, close); break;
-    case 'S': sbuf_printf(&w->out, "%s%s%s", open, NOT_SPACE, close); break;
+    case 's': sbuf_printf(w->out, "%s%s%s", open, SPACE, close); break;
+    case 'S': sbuf_printf(w->out, "%s%s%s", open, NOT_SPACE, close); break;
     case 'd':
-        sbuf_puts(&w->out, open);
+        sbuf_puts(w->out, open);
         category(w, "Nd");
-        sbuf_puts(&w->out, close);
+        sbuf_puts(w->out, close);
         break;
     case 'w':
-        sbuf_puts(&w->out, open);
+        sbuf_puts(w->out, open);
         word(w);
-        sbuf_puts(&w->out, close);
+        sbuf_puts(w->out, close);
         break;
     case 'D':
     case 'W':
         if (in_class) return refuse(w, "negated escape inside a class");
-        sbuf_puts(&w->out, "[^");
+        sbuf_puts(w->out, "[^");
         if (c == 'D') category(w, "Nd");
         if (c == 'W') word(w);
-        sbuf_putc(&w->out, ']');
+        sbuf_putc(w->out, ']');
         break;
-    case 'h': sbuf_printf(&w->out, "%s0-9a-fA-F%s", open, close); break;
-    case 'v': sbuf_puts(&w->out, "\\x{b}"); break;
+    case 'h': sbuf_printf(w->out, "%s0-9a-fA-F%s", open, close); break;
+    case 'v': sbuf_puts(w->out, "\\x{b}"); break;
     case 'z': // the end of the text
         if (in_class) return refuse(w, "escape");
-        sbuf_puts(&w->out, "\\z");
+        sbuf_puts(w->out, "\\z");
         break;
     case 'n':
     case 'r':
     case 't':
     case 'f':
     case 'a':
-    case 'e': sbuf_printf(&w->out, "\\%c", c); break;
+    case 'e': sbuf_printf(w->out, "\\%c", c); break;
     default:
         if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')) {
             return refuse(w, "escape");
         }
         if ((unsigned char)c < 0x80) {
-            sbuf_printf(&w->out, "\\%c", c);
+            sbuf_printf(w->out, "\\%c", c);
         } else {
             w->i--; // the character stands for itself
             uint32_t cp;
             const size_t len = utf8_decode(w->s + w->i + 1, w->n - w->i - 1, &cp);
             if (len == 0) return refuse(w, "text that is not UTF-8");
-            sbuf_add(&w->out, w->s + w->i + 1, len);
+            sbuf_add(w->out, w->s + w->i + 1, len);
             w->i += len;
         }
     }
@@ -241,9 +240,9 @@ static enum status fold_literal(struct rewrite *w, char c) {
 // [...]; w->i is behind the opening bracket.
 static enum status char_class(struct rewrite *w) {
     enum status st = OK;
-    sbuf_putc(&w->out, '[');
+    sbuf_putc(w->out, '[');
     if (w->i < w->n && w->s[w->i] == '^') {
-        sbuf_putc(&w->out, '^');
+        sbuf_putc(w->out, '^');
         w->i++;
     }
     for (bool first = true;; first = false) {
@@ -262,11 +261,11 @@ static enum status char_class(struct rewrite *w) {
         if (c == '\\') {
             TRY(escape(w, true));
         } else {
-            sbuf_putc(&w->out, c);
+            sbuf_putc(w->out, c);
         }
     }
     w->i++;
-    sbuf_putc(&w->out, ']');
+    sbuf_putc(w->out, ']');
 done:
     return st;
 }
@@ -288,21 +287,21 @@ static enum status group(struct rewrite *w) {
             take = 3;
             fold = true;
         } else if (left >= 3 && memcmp(p, "?i)", 3) == 0 && w->i == 1) {
-            sbuf_puts(&w->out, "(?i)"); // at the very start it covers the whole pattern
+            sbuf_puts(w->out, "(?i)"); // at the very start it covers the whole pattern
             w->fold = true;
             w->i += 3;
             return OK;
         }
         if (take == 0) return refuse(w, "group");
     }
-    w->group_at[w->depth] = w->out.n;
+    w->group_at[w->depth] = w->out->n;
     w->group_fold[w->depth++] = w->fold;
     w->fold = fold;
     w->last_fold = 0;
     w->can_repeat = false;
-    sbuf_putc(&w->out, '(');
-    if (take == 0) sbuf_puts(&w->out, "?:"); // captures are not used
-    sbuf_add(&w->out, p, take);
+    sbuf_putc(w->out, '(');
+    if (take == 0) sbuf_puts(w->out, "?:"); // captures are not used
+    sbuf_add(w->out, p, take);
     w->i += take;
     return OK;
 }
@@ -312,11 +311,11 @@ static void wrap_atom(struct rewrite *w) {
     struct sbuf copy;
     sbuf_init(&copy);
     sbuf_puts(&copy, "(?:");
-    sbuf_add(&copy, w->out.s + w->atom, w->out.n - w->atom);
+    sbuf_add(&copy, w->out->s + w->atom, w->out->n - w->atom);
     sbuf_putc(&copy, ')');
-    w->out.failed |= copy.failed;
-    w->out.n = w->atom;
-    sbuf_add(&w->out, copy.s, copy.n);
+    w->out->failed |= copy.failed;
+    w->out->n = w->atom;
+    sbuf_add(w->out, copy.s, copy.n);
     sbuf_fini(&copy);
 }
 
@@ -336,10 +335,10 @@ static enum status quantifier(struct rewrite *w) {
         }
         if (k >= w->n || w->s[k] != '}' || low + high == 0) return refuse(w, "brace");
         interval = true;
-        sbuf_printf(&w->out, "{%s%.*s", low == 0 ? "0" : "", (int)(k - w->i), w->s + w->i + 1);
+        sbuf_printf(w->out, "{%s%.*s", low == 0 ? "0" : "", (int)(k - w->i), w->s + w->i + 1);
         w->i = k + 1;
     } else {
-        sbuf_putc(&w->out, c);
+        sbuf_putc(w->out, c);
         w->i++;
     }
     const char after = w->i < w->n ? w->s[w->i] : '\0';
@@ -348,7 +347,7 @@ static enum status quantifier(struct rewrite *w) {
     } else if (after == '?' && interval && exact) {
         return refuse(w, "{n}?");
     } else if (after == '+' || after == '?') {
-        sbuf_putc(&w->out, after);
+        sbuf_putc(w->out, after);
         w->i++;
     }
     // {n,m}+ leaves its + for the next round, where it repeats the wrapped atom.
@@ -371,7 +370,7 @@ static enum status literal(struct rewrite *w) {
         goto done;
     }
     if (w->fold) TRY(fold_literal(w, c));
-    sbuf_add(&w->out, w->s + w->i, len);
+    sbuf_add(w->out, w->s + w->i, len);
     w->i += len;
 done:
     return st;
@@ -389,7 +388,7 @@ static enum status one(struct rewrite *w) {
     case '?':
     case '{': return quantifier(w);
     case '|':
-        sbuf_putc(&w->out, c);
+        sbuf_putc(w->out, c);
         w->i++;
         w->last_fold = 0;
         w->can_repeat = false;
@@ -400,13 +399,13 @@ static enum status one(struct rewrite *w) {
         w->i++;
         w->atom = w->group_at[--w->depth];
         w->fold = w->group_fold[w->depth];
-        sbuf_putc(&w->out, c);
+        sbuf_putc(w->out, c);
         w->last_fold = 0;
         w->can_repeat = true;
         return OK;
     default: break;
     }
-    w->atom = w->out.n;
+    w->atom = w->out->n;
     w->can_repeat = true;
     if (c == '\\' || c == '[') {
         w->last_fold = 0;
@@ -419,87 +418,15 @@ done:
     return st;
 }
 
-// A pattern over ByteLevel's characters runs on the bytes themselves when it can only name
-// printable ASCII, which stands for itself: literals and plain classes, nothing negated.
-static bool plain_ascii(const char *s, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        if (s[i] <= ' ' || s[i] > '~' || s[i] == '\\' || s[i] == '^' || s[i] == '(') return false;
-    }
-    return true;
-}
-
-/* ---- compiling ---- */
-
-static void *pcre_alloc(size_t n, void *unused) {
-    (void)unused;
-    void *p = NULL;
-    return mem_zalloc(&p, n, 1, NULL) == OK ? p : NULL;
-}
-
-static void pcre_release(void *p, void *unused) {
-    (void)unused;
-    mem_free(p);
-}
-
-pcre2_general_context *tok_pcre_memory(void) {
-    return pcre2_general_context_create(pcre_alloc, pcre_release, NULL);
-}
-
-static enum status compile(struct tok_regex *r, const char *s, size_t n, uint32_t options,
-                           struct err *e) {
+enum status tok_regex_rewrite(const char *pattern, size_t n, struct sbuf *out, struct err *e) {
     enum status st = OK;
-    pcre2_compile_context *cc = NULL;
-    pcre2_general_context *gc = tok_pcre_memory();
-    if (gc != NULL) cc = pcre2_compile_context_create(gc);
-    if (cc == NULL) FAIL(e, E_NOMEM, "out of memory (pattern)");
-    pcre2_set_newline(cc, PCRE2_NEWLINE_LF);
-    int code;
-    PCRE2_SIZE at;
-    r->code = pcre2_compile((PCRE2_SPTR)s, n, options, &code, &at, cc);
-    if (r->code == NULL) {
-        if (code == PCRE2_ERROR_HEAP_FAILED || code == 121) FAIL(e, E_NOMEM, "out of memory");
-        char why[120];
-        pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
-        FAIL(e, E_FORMAT, "%s (at %zu of \"%.200s\")", why, (size_t)at, s);
-    }
-    // Without JIT the interpreter gives the same matches, only slower.
-    (void)pcre2_jit_compile(r->code, PCRE2_JIT_COMPLETE | PCRE2_JIT_PARTIAL_HARD);
-    uint32_t back = 0;
-    pcre2_pattern_info(r->code, PCRE2_INFO_MAXLOOKBEHIND, &back);
-    r->look_behind = back;
-done:
-    pcre2_compile_context_free(cc);
-    pcre2_general_context_free(gc);
-    return st;
-}
-
-enum status tok_regex_init(struct tok_regex *r, const char *pattern, size_t n, bool is_literal,
-                           bool bytes, struct err *e) {
-    enum status st = OK;
-    struct rewrite w = {.s = pattern, .n = n, .e = e};
-    sbuf_init(&w.out);
-    if (bytes && !plain_ascii(pattern, n)) {
-        FAIL(e, E_UNSUPPORTED, "a Split behind ByteLevel with pattern \"%.200s\"", pattern);
-    }
-    if (is_literal) {
-        TRY(compile(r, pattern, n, PCRE2_LITERAL | (bytes ? 0 : PCRE2_UTF), e));
-        goto done;
-    }
+    struct rewrite w = {.s = pattern, .n = n, .out = out, .e = e};
     while (w.i < w.n) TRY(one(&w));
     if (w.depth > 0) {
         st = refuse(&w, "group without an end");
         goto done;
     }
-    TRY(sbuf_status(&w.out, e));
-    TRY(compile(r, sbuf_str(&w.out), w.out.n, bytes ? 0 : PCRE2_UTF | PCRE2_UCP, e));
+    TRY(sbuf_status(out, e));
 done:
-    sbuf_fini(&w.out);
     return st;
-}
-
-void tok_regex_fini(struct tok_regex *r) {
-    pcre2_code_free(r->code);
-    r->code = NULL;
-    mem_free(r->begins);
-    r->begins = NULL;
 }

@@ -207,9 +207,10 @@ done:
 
 const struct tok_stage_ops tok_sp_ops = {sp_push, tok_stage_whole, sp_end};
 
-/* ---- without `unk`: characters that have no token are as if they were not in the text ---- */
+/* ---- without `unk`: what has no token is as if it were not in the text ---- */
 
 static bool is_dropped(const struct tok *t, const char *s, size_t n) {
+    if (t->json->model == TOKJSON_BYTES) return t->byte_id[(unsigned char)*s] == t->n_vocab;
     int32_t symbol;
     (void)tok_chars_symbols(&t->chars, s, n, &symbol);
     bool bytes = t->json->byte_fallback;
@@ -217,18 +218,26 @@ static bool is_dropped(const struct tok *t, const char *s, size_t n) {
     return symbol >= t->n_vocab && !bytes;
 }
 
+// The first at or behind `from`, of *len bytes; n when there is none.
+static size_t next_dropped(const struct tok *t, const char *s, size_t n, size_t from, size_t *len) {
+    size_t at = from;
+    for (; at < n; at += *len) {
+        uint32_t cp;
+        *len = t->json->model == TOKJSON_BYTES ? 1 : utf8_decode(s + at, n - at, &cp);
+        if (is_dropped(t, s + at, *len)) break;
+    }
+    return at;
+}
+
 static enum status filter_push(struct tok_stage *g, struct tok_span v, struct err *e) {
     enum status st = OK;
     TRY(tok_text_add(&g->text, v, e));
     const char *s = tok_text_at(&g->text);
-    size_t from = 0;
+    const struct tok *t = g->stream->t;
+    size_t from = 0, len;
     g->stream->work += (int64_t)v.n;
-    for (size_t at = 0, len; at < v.n; at += len) {
-        uint32_t cp;
-        len = utf8_decode(s + at, v.n - at, &cp);
-        if (!is_dropped(g->stream->t, s + at, len)) continue;
+    for (size_t at; (at = next_dropped(t, s, v.n, from, &len)) < v.n; from = at + len) {
         TRY(tok_stage_send(g, from, at, e));
-        from = at + len;
     }
     TRY(tok_stage_send(g, from, v.n, e));
     tok_text_drop(&g->text, v.n);
@@ -236,8 +245,10 @@ done:
     return st;
 }
 
-static enum status filter_end(struct tok_stage *g, struct err *e) {
-    return g->next->ops->end(g->next, e);
+static enum status filter_whole(struct tok_stage *g, struct tok_span v, struct err *e) {
+    size_t len;
+    const bool keeps_all = next_dropped(g->stream->t, v.s, v.n, 0, &len) == v.n;
+    return keeps_all ? g->next->ops->whole(g->next, v, e) : tok_stage_whole(g, v, e);
 }
 
-const struct tok_stage_ops tok_filter_ops = {filter_push, tok_stage_whole, filter_end};
+const struct tok_stage_ops tok_filter_ops = {filter_push, filter_whole, tok_stage_pass_end};

@@ -83,6 +83,21 @@ done:
     return st;
 }
 
+// A piece of one part, in one stroke. With `mid` no place inside it is safe.
+static enum status send_whole(struct tok_stage *g, struct tok_span v, bool mid, struct err *e) {
+    enum status st = OK;
+    if (mid) set_mid(g, true);
+    TRY(g->next->ops->whole(g->next, v, e));
+    g->sent_raw = v.raw;
+    g->sent_exact = v.place != TOK_LOOSE;
+    if (g->mid) {
+        set_mid(g, false);
+        if (g->sent_exact) tok_note_safe(g->stream, g->sent_raw);
+    }
+done:
+    return st;
+}
+
 /* ---- classes of characters ---- */
 
 void tok_class_init(struct tok_split *p) {
@@ -103,15 +118,6 @@ static int class_at(const struct tok_split *p, const char *s, size_t n, size_t i
     uint32_t cp = 0;
     *len = utf8_decode(s + i, n - i, &cp);
     return tok_class_of(p->cls, cp);
-}
-
-static struct tok_span cut(struct tok_span v, size_t from, size_t to) {
-    struct tok_span w = {v.s + from, to - from, v.raw, v.place};
-    if (v.place == TOK_LINEAR)
-        w.raw = v.raw - (int64_t)(v.n - to);
-    else if (to < v.n)
-        w.place = TOK_LOOSE;
-    return w;
 }
 
 // Whitespace keeps runs of word characters (1) and of others (2); white space (0) goes.
@@ -145,13 +151,25 @@ static enum status class_push(struct tok_stage *g, struct tok_span v, struct err
         const int cls = class_at(p, v.s, v.n, i, &len);
         to = i + len;
         while (to < v.n && !(each && cls == 1) && class_at(p, v.s, v.n, to, &len) == cls) to += len;
-        TRY(class_run(g, cls, cut(v, i, to), e));
+        TRY(class_run(g, cls, tok_span_cut(v, i, to), e));
     }
 done:
     return st;
 }
 
-const struct tok_stage_ops tok_class_ops = {class_push, tok_stage_whole, piece_end};
+// A word without a match, as most are, goes on as it is.
+static enum status class_whole(struct tok_stage *g, struct tok_span v, struct err *e) {
+    const struct tok_split *p = g->conf;
+    bool one_part = p->cls != TOK_CLASS_WORD && g->flag < 0 && !g->mid && v.n > 0;
+    for (size_t i = 0, len; i < v.n && one_part; i += len) {
+        one_part = class_at(p, v.s, v.n, i, &len) == 0;
+    }
+    if (!one_part) return tok_stage_whole(g, v, e);
+    g->stream->work += (int64_t)v.n;
+    return send_whole(g, v, p->bytes, e);
+}
+
+const struct tok_stage_ops tok_class_ops = {class_push, class_whole, piece_end};
 
 /* ---- patterns ---- */
 
@@ -166,15 +184,17 @@ static enum status match_failed(struct tok_stage *g, int rc, struct err *e) {
 
 static int try_match(struct tok_stage *g, bool last) {
     const struct tok_split *p = g->conf;
-    const uint32_t options = PCRE2_NO_UTF_CHECK | (last ? 0 : PCRE2_PARTIAL_HARD);
+    const uint32_t options = last ? 0 : PCRE2_PARTIAL_HARD;
     const PCRE2_SPTR s = (PCRE2_SPTR)tok_text_at(&g->text);
     const size_t n = tok_text_n(&g->text);
-    int rc = pcre2_match(p->re.code, s, n, g->look, options, g->match, g->stream->match_context);
-    if (rc == PCRE2_ERROR_JIT_STACKLIMIT) {
-        rc = pcre2_match(p->re.code, s, n, g->look, options | PCRE2_NO_JIT, g->match,
-                         g->stream->match_context);
+    pcre2_match_context *context = g->stream->match_context;
+    if (p->re
+            .jit) { // straight to it: pcre2_match's own checks cost as much as a short word's match
+        const int rc = pcre2_jit_match(p->re.code, s, n, g->look, options, g->match, context);
+        if (rc != PCRE2_ERROR_JIT_STACKLIMIT) return rc;
     }
-    return rc;
+    return pcre2_match(p->re.code, s, n, g->look, options | PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
+                       g->match, context);
 }
 
 // Text up to `to` matches nothing; the part it belongs to may go on.
@@ -203,15 +223,9 @@ static enum status one_match(struct tok_stage *g, size_t from, size_t to, struct
     if (p->behavior == TOKJSON_ISOLATED && to > from) {
         const struct tok_span v = tok_text_span(&g->text, from, to);
         if (v.n == to - from) { // the common case: one word, in one stroke
-            TRY(g->next->ops->whole(g->next, v, e));
-            g->sent_raw = v.raw;
-            g->sent_exact = v.place != TOK_LOOSE;
             g->open = false;
             g->flag = -1;
-            if (g->mid) {
-                set_mid(g, false);
-                if (g->sent_exact) tok_note_safe(g->stream, g->sent_raw);
-            }
+            st = send_whole(g, v, g->mid, e);
             goto done;
         }
     }

@@ -212,7 +212,7 @@ enum status tok_stream_open(struct tok_stream **out, const struct tok *t, struct
     add_norms(s, t);
     if (t->norm_added.n_tokens > 0) add_stage(s, &tok_added_ops, &t->norm_added);
     add_splits(s, t);
-    if (t->json->model == TOKJSON_CHARS && t->json->unk < 0) add_stage(s, &tok_filter_ops, NULL);
+    if (t->drops) add_stage(s, &tok_filter_ops, NULL);
     add_stage(s, t->json->model == TOKJSON_BYTES ? &tok_bpe_ops : &tok_sp_ops, NULL);
     TRY(open_pcre(s, e));
     TRY(tok_bpe_stage_init(&s->bpe, e));

@@ -135,6 +135,42 @@ int64_t tok_text_raw(struct tok_text *t, size_t i, bool *exact) {
                                   : r->raw - (int64_t)(behind * r->raw_unit);
 }
 
+struct tok_span tok_text_joined(struct tok_text *t, size_t from, size_t to) {
+    struct tok_span v = tok_text_span(t, from, to);
+    if (v.n < to - from) {
+        bool exact;
+        v.n = to - from;
+        v.raw = tok_text_raw(t, to, &exact);
+        v.place = exact ? TOK_BLOCK : TOK_LOOSE;
+    }
+    return v;
+}
+
+struct tok_span tok_span_cut(struct tok_span v, size_t from, size_t to) {
+    struct tok_span w = {v.s + from, to - from, v.raw, v.place};
+    if (v.place == TOK_LINEAR) {
+        w.raw = v.raw - (int64_t)(v.n - to);
+    } else if (to < v.n) {
+        w.place = TOK_LOOSE;
+    }
+    return w;
+}
+
+/* ---- what stages share ---- */
+
+enum status tok_stage_replace(struct tok_stage *g, size_t from, size_t to, struct tokjson_str by,
+                              struct err *e) {
+    struct tok_span v = tok_text_joined(&g->text, from, to);
+    v.s = by.s;
+    v.n = by.n;
+    v.place = v.place == TOK_LINEAR ? TOK_BLOCK : v.place;
+    return v.n > 0 ? g->next->ops->push(g->next, v, e) : OK;
+}
+
+enum status tok_stage_pass_end(struct tok_stage *g, struct err *e) {
+    return g->next->ops->end(g->next, e);
+}
+
 enum status tok_stage_whole(struct tok_stage *g, struct tok_span v, struct err *e) {
     enum status st = OK;
     TRY(g->ops->push(g, v, e));

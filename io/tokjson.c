@@ -23,21 +23,6 @@ struct reading {
     int32_t template_bos;     /* -1 when the post-processor puts nothing first */
 };
 
-static enum status read_id(const struct json *j, const struct jnode *v, const char *path,
-                           const char *name, int32_t *out, struct err *e) {
-    enum status st = OK;
-    TRY(tokjson_want(j, v, path, JSON_INT, e));
-    const int64_t id = json_int(v);
-    if (id < 0 || id > TOKJSON_MAX_ID) {
-        st = tokjson_fail(j, e, E_FORMAT, path, "id %lld of \"%.60s\" is not in 0..%d",
-                          (long long)id, name, TOKJSON_MAX_ID);
-        goto done;
-    }
-    *out = (int32_t)id;
-done:
-    return st;
-}
-
 /* ---- the model ---- */
 
 static bool is_null_or_empty(const struct jnode *v) {
@@ -73,8 +58,7 @@ static enum status read_model_flags(struct reading *r, const struct jnode *m, st
         st = tokjson_fail(j, e, E_UNSUPPORTED, at, "word affixes are not supported");
         goto done;
     }
-    // These act only on characters outside the vocabulary, and the opening of a byte-level tokenizer
-    // insists on the characters of all bytes: there they can have no effect.
+    // The first two act only on characters outside the vocabulary: see read_chars for byte-level ones.
     TRY(tokjson_bool(j, m, "$.model", "fuse_unk", false, &r->t->fuse_unk, e));
     TRY(tokjson_bool(j, m, "$.model", "byte_fallback", false, &r->t->byte_fallback, e));
     TRY(tokjson_bool(j, m, "$.model", "ignore_merges", false, &r->t->ignore_merges, e));
@@ -96,7 +80,7 @@ static enum status read_vocab(struct reading *r, const struct jnode *m, struct e
     for (struct json_iter it = json_iter(v); it.key != NULL; json_next(&it)) {
         struct tokjson_token *tok = &t->tokens[t->n_tokens++];
         tok->text = (struct tokjson_str){it.key, strlen(it.key)};
-        TRY(read_id(j, it.value, "$.model.vocab", it.key, &tok->id, e));
+        TRY(tokjson_id(j, it.value, "$.model.vocab", it.key, &tok->id, e));
         if (seen[tok->id]) {
             st = tokjson_fail(j, e, E_FORMAT, "$.model.vocab", "duplicate id %d (of \"%.60s\")",
                               tok->id, it.key);
@@ -190,14 +174,19 @@ done:
     return st;
 }
 
-// What only models of characters look at. A merge that names a byte's token would join bytes of
+// What becomes of characters that the vocabulary lacks. A byte-level one without `unk` drops them; any
+// other must have them all (checked when it is opened). A merge that names a byte's token would join bytes of
 // characters that the vocabulary lacks: none is made so, and its text would have two meanings.
 static enum status read_chars(struct reading *r, const struct jnode *m, struct err *e) {
     enum status st = OK;
     struct tokjson *t = r->t;
     uint8_t *is_byte = NULL;
-    if (t->model == TOKJSON_BYTES) goto done;
-    if (!is_null_or_empty(json_get(m, "unk_token"))) {
+    const bool has_unk = !is_null_or_empty(json_get(m, "unk_token"));
+    if (t->model == TOKJSON_BYTES) {
+        t->byte_drops = !has_unk && !t->byte_fallback && !t->ignore_merges;
+        goto done;
+    }
+    if (has_unk) {
         struct tokjson_str unk;
         TRY(tokjson_string(r->file, m, "$.model", "unk_token", &unk, e));
         t->unk = tokjson_map_get(&r->vocab, unk.s, unk.n);
@@ -254,8 +243,13 @@ static enum status read_added_one(struct reading *r, const struct jnode *v, cons
     char at[96];
     TRY(tokjson_want(j, v, path, JSON_OBJ, e));
     TRY(tokjson_string(j, v, path, "content", &a->text, e));
+    if (a->text.n == 0) {
+        snprintf(at, sizeof at, "%s.content", path);
+        st = tokjson_fail(j, e, E_FORMAT, at, "empty");
+        goto done;
+    }
     snprintf(at, sizeof at, "%s.id", path);
-    TRY(read_id(j, json_get(v, "id"), at, a->text.s, &a->id, e));
+    TRY(tokjson_id(j, json_get(v, "id"), at, a->text.s, &a->id, e));
     TRY(tokjson_bool(j, v, path, "single_word", false, &a->single_word, e));
     TRY(tokjson_bool(j, v, path, "lstrip", false, &a->lstrip, e));
     TRY(tokjson_bool(j, v, path, "rstrip", false, &a->rstrip, e));
@@ -280,7 +274,6 @@ static enum status read_added(struct reading *r, const struct jnode *root, struc
         snprintf(path, sizeof path, "$.added_tokens[%zu]", i);
         struct tokjson_added *a = &t->added[t->n_added];
         TRY(read_added_one(r, json_at(v, i), path, a, e));
-        if (a->text.n == 0) continue; // the library ignores it
         if (tokjson_map_get(&r->added, a->text.s, a->text.n) >= 0) {
             st = tokjson_fail(r->file, e, E_FORMAT, path, "\"%.60s\" is there twice", a->text.s);
             goto done;
@@ -298,71 +291,7 @@ static int32_t find_token(const struct reading *r, const char *s, size_t n) {
     return id >= 0 ? id : tokjson_map_get(&r->vocab, s, n);
 }
 
-/* ---- post-processor and configuration ---- */
-
-static enum status read_template(struct reading *r, const struct jnode *v, const char *path,
-                                 struct err *e) {
-    enum status st = OK;
-    const struct json *j = r->file;
-    char at[160];
-    snprintf(at, sizeof at, "%s.single", path);
-    const struct jnode *single = json_get(v, "single");
-    TRY(tokjson_want(j, single, at, JSON_ARR, e));
-    const struct jnode *first = json_at(single, 0);
-    const struct jnode *special =
-        first != NULL && json_kind_of(first) == JSON_OBJ ? json_get(first, "SpecialToken") : NULL;
-    if (special == NULL || json_kind_of(special) != JSON_OBJ) goto done;
-    struct tokjson_str name;
-    snprintf(at, sizeof at, "%s.single[0].SpecialToken", path);
-    TRY(tokjson_string(j, special, at, "id", &name, e));
-    const struct jnode *table = json_get(v, "special_tokens");
-    const struct jnode *entry =
-        table != NULL && json_kind_of(table) == JSON_OBJ ? json_get(table, name.s) : NULL;
-    const struct jnode *ids =
-        entry != NULL && json_kind_of(entry) == JSON_OBJ ? json_get(entry, "ids") : NULL;
-    if (ids == NULL || json_kind_of(ids) != JSON_ARR || json_len(ids) != 1) {
-        st = tokjson_fail(j, e, E_FORMAT, at, "special_tokens has no single id for \"%.60s\"",
-                          name.s);
-        goto done;
-    }
-    TRY(read_id(j, json_at(ids, 0), at, name.s, &r->template_bos, e));
-done:
-    return st;
-}
-
-static enum status read_post(struct reading *r, const struct jnode *v, const char *path, int depth,
-                             struct err *e) {
-    enum status st = OK;
-    const struct json *j = r->file;
-    struct tokjson_str type;
-    if (v == NULL || json_kind_of(v) == JSON_NIL) goto done;
-    TRY(tokjson_want(j, v, path, JSON_OBJ, e));
-    TRY(tokjson_string(j, v, path, "type", &type, e));
-    if (strcmp(type.s, "ByteLevel") == 0) goto done; // offsets only
-    if (strcmp(type.s, "TemplateProcessing") == 0) {
-        TRY(read_template(r, v, path, e));
-    } else if (strcmp(type.s, "RobertaProcessing") == 0 || strcmp(type.s, "BertProcessing") == 0) {
-        char at[96];
-        snprintf(at, sizeof at, "%s.cls", path);
-        const struct jnode *cls = json_get(v, "cls");
-        TRY(tokjson_want(j, cls, at, JSON_ARR, e));
-        TRY(read_id(j, json_at(cls, 1), at, "cls", &r->template_bos, e));
-    } else if (strcmp(type.s, "Sequence") == 0 && depth < 4) {
-        const struct jnode *list = json_get(v, "processors");
-        char at[96];
-        snprintf(at, sizeof at, "%s.processors", path);
-        TRY(tokjson_want(j, list, at, JSON_ARR, e));
-        for (size_t i = 0; i < json_len(list); i++) {
-            snprintf(at, sizeof at, "%s.processors[%zu]", path, i);
-            TRY(read_post(r, json_at(list, i), at, depth + 1, e));
-        }
-    } else {
-        st = tokjson_fail(j, e, E_UNSUPPORTED, path, "post-processor \"%.40s\" is not supported",
-                          type.s);
-    }
-done:
-    return st;
-}
+/* ---- configuration ---- */
 
 // bos_token / eos_token: a string, or an object with `content`; -1 when there is none.
 static int32_t config_token(const struct reading *r, const char *key, struct hash *h) {
@@ -421,17 +350,35 @@ done:
     return st;
 }
 
+// `truncation` and `padding` are for batches; whoever loads a model for text sets them aside.
+static const char *const top_keys[] = {
+    "version",       "truncation",     "padding", "added_tokens", "normalizer",
+    "pre_tokenizer", "post_processor", "decoder", "model",        NULL};
+static const char *const model_keys[] = {"type",
+                                         "dropout",
+                                         "unk_token",
+                                         "continuing_subword_prefix",
+                                         "end_of_word_suffix",
+                                         "fuse_unk",
+                                         "byte_fallback",
+                                         "ignore_merges",
+                                         "vocab",
+                                         "merges",
+                                         NULL};
+
 static enum status read_all(struct reading *r, struct hash *h, struct err *e) {
     enum status st = OK;
     const struct jnode *root = json_root(r->file), *model = json_get(root, "model");
+    TRY(tokjson_only_known(r->file, root, "$", top_keys, e));
     TRY(tokjson_want(r->file, model, "$.model", JSON_OBJ, e));
     TRY(read_model_flags(r, model, e));
+    TRY(tokjson_only_known(r->file, model, "$.model", model_keys, e));
     TRY(read_vocab(r, model, e));
     TRY(read_merges(r, model, e));
     TRY(read_added(r, root, e));
     TRY(tokjson_read_pipeline(r->t, r->file, e));
     TRY(read_chars(r, model, e));
-    TRY(read_post(r, json_get(root, "post_processor"), "$.post_processor", 0, e));
+    TRY(tokjson_read_post(r->file, &r->template_bos, e));
     TRY(read_config(r, h, e));
 done:
     return st;

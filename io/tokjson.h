@@ -1,7 +1,7 @@
 /* tokenizer.json and tokenizer_config.json (Hugging Face) as plain structs, validated.
  *
  * The struct also describes tokenizers that come from elsewhere (a GGUF's metadata, SentencePiece's
- * tokenizer.model): what is said below about `model` and what follows it.
+ * tokenizer.model, tiktoken): what is said below about `model` and what follows it.
  *
  * Read: BPE models, byte-level or of characters. Checked here: types, ids (unique, 0 .. 2^24),
  * every merge names two tokens of the vocabulary whose joined text is a token too, added tokens
@@ -133,7 +133,10 @@ struct tokjson {
     struct tokjson_pre *pres; /* owned [n_pres] */
     size_t n_pres;
     bool ignore_merges;
-    bool byte_gaps; /* TOKJSON_BYTES: bytes without a token yield nothing; else they are an error */
+    bool rank_by_token; /* a merge's rank is the id it makes, not its index */
+    /* TOKJSON_BYTES: bytes without a token yield nothing and join nothing, or are as if they were
+     * not in the text; else a vocabulary without them is an error. */
+    bool byte_gaps, byte_drops;
 
     /* All models but TOKJSON_BYTES: */
     int32_t unk;        /* for characters without a token; -1: they yield nothing */

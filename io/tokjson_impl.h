@@ -17,8 +17,17 @@ enum status tokjson_string(const struct json *j, const struct jnode *v, const ch
 enum status tokjson_want(const struct json *j, const struct jnode *v, const char *path,
                          enum json_kind kind, struct err *e) WARN_UNUSED;
 
+/* An id, 0 .. TOKJSON_MAX_ID; `name` is what has it, for messages. */
+enum status tokjson_id(const struct json *j, const struct jnode *v, const char *path,
+                       const char *name, int32_t *out, struct err *e) WARN_UNUSED;
+/* A key that this version does not know may change ids. `keys` ends with NULL. */
+enum status tokjson_only_known(const struct json *j, const struct jnode *v, const char *path,
+                               const char *const *keys, struct err *e) WARN_UNUSED;
+
 /* The normalizer and pre_tokenizer trees, flattened; the decoder is checked only. */
 enum status tokjson_read_pipeline(struct tokjson *t, const struct json *j,
                                   struct err *e) WARN_UNUSED;
+/* The post_processor tree; *first becomes the id that it puts first, and stays when it puts none. */
+enum status tokjson_read_post(const struct json *j, int32_t *first, struct err *e) WARN_UNUSED;
 
 #endif

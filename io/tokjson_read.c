@@ -85,3 +85,31 @@ int tokjson_byte_of(struct tokjson_str text) {
     const char *low = text.s[4] != '\0' ? strchr(digits, text.s[4]) : NULL;
     return high != NULL && low != NULL ? (int)(16 * (high - digits) + (low - digits)) : -1;
 }
+
+enum status tokjson_id(const struct json *j, const struct jnode *v, const char *path,
+                       const char *name, int32_t *out, struct err *e) {
+    enum status st = OK;
+    TRY(tokjson_want(j, v, path, JSON_INT, e));
+    const int64_t id = json_int(v);
+    if (id < 0 || id > TOKJSON_MAX_ID) {
+        st = tokjson_fail(j, e, E_FORMAT, path, "id %lld of \"%.60s\" is not in 0..%d",
+                          (long long)id, name, TOKJSON_MAX_ID);
+        goto done;
+    }
+    *out = (int32_t)id;
+done:
+    return st;
+}
+
+enum status tokjson_only_known(const struct json *j, const struct jnode *v, const char *path,
+                               const char *const *keys, struct err *e) {
+    for (struct json_iter it = json_iter(v); it.key != NULL; json_next(&it)) {
+        size_t i = 0;
+        while (keys[i] != NULL && strcmp(keys[i], it.key) != 0) i++;
+        if (keys[i] != NULL) continue;
+        char at[96];
+        snprintf(at, sizeof at, "%s.%.60s", path, it.key);
+        return tokjson_fail(j, e, E_UNSUPPORTED, at, "unknown");
+    }
+    return OK;
+}

@@ -45,6 +45,19 @@ enum unpack_kind unpack_kind_of(const char *path) {
     return UNPACK_NONE;
 }
 
+enum unpack_kind unpack_kind_of_fd(int fd) {
+    static const char magic[][5] = {[UNPACK_GZIP] = "\x1F\x8B\x08",
+                                    [UNPACK_ZSTD] = "\x28\xB5\x2F\xFD",
+                                    [UNPACK_LZ4] = "\x04\x22\x4D\x18"};
+    char head[4];
+    const ssize_t n = pread(fd, head, sizeof head, 0);
+    for (size_t i = UNPACK_GZIP; i < COUNTOF(magic); i++) {
+        const size_t k = strlen(magic[i]);
+        if (n >= (ssize_t)k && memcmp(head, magic[i], k) == 0) return (enum unpack_kind)i;
+    }
+    return UNPACK_NONE;
+}
+
 enum status unpack_open(struct unpack **out, const struct unpack_file *f, struct err *e) {
     enum status st = OK;
     struct unpack *u = NULL;

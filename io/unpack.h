@@ -30,6 +30,10 @@ enum {
 /* What the suffix of a name says, in either case. UNPACK_NONE: not one of these. */
 enum unpack_kind unpack_kind_of(const char *path);
 
+/* What the first bytes of an open file say, for one without a name: the magic number of a gzip member
+ * with deflate, a zstd frame or an LZ4 frame. */
+enum unpack_kind unpack_kind_of_fd(int fd);
+
 /* ".gz", ".zst", ".lz4"; "" for UNPACK_NONE. */
 const char *unpack_suffix(enum unpack_kind kind);
 

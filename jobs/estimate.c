@@ -165,13 +165,23 @@ enum status run_plan(const struct manifest *man, const struct run_options *o,
                      struct run_estimate *est, struct sbuf *parts_table, struct err *e) {
     enum status st = OK;
     struct session s;
-    struct sbuf dir;
+    struct sbuf dir, job;
+    char dtype[16] = "";
     int *rank_of_part = NULL;
     double tokens = 0, longest = 0, seconds_per_row = 0;
     memset(est, 0, sizeof *est);
+    memset(&s, 0, sizeof s);
     sbuf_init(&dir);
-    if (man->output.path != NULL) man_path(man, man->output.path, &dir);
-    TRY(session_open(&s, man, o, NULL, e));
+    sbuf_init(&job);
+    if (man->output.path != NULL) {
+        man_path(man, man->output.path, &dir);
+        TRY(session_fixed_dtype(man, sbuf_str(&dir), o->overwrite, dtype, e));
+    }
+    TRY(session_open(&s, man, o, dtype[0] != '\0' ? dtype : NULL, e));
+    if (man->output.path != NULL) {
+        TRY(session_print_job(&s, &job, e));
+        TRY(ledger_match_job(sbuf_str(&dir), sbuf_str(&job), s.plan->n_part, e));
+    }
     TRY(session_start(&s, e));
     est->n_part = s.plan->n_part;
     TRY(mem_zalloc(&rank_of_part, (size_t)s.plan->n_part, sizeof(int), e));
@@ -191,5 +201,6 @@ done:
     mem_free(rank_of_part);
     session_close(&s);
     sbuf_fini(&dir);
+    sbuf_fini(&job);
     return st;
 }

@@ -57,6 +57,10 @@ void ledger_close(struct ledger *l);
 const char *ledger_dir(const struct ledger *l);
 /* The job.json in `dir`. Errors: E_NOINPUT when there is no job yet, E_FORMAT, E_IO, E_NOMEM. */
 enum status ledger_read_job(struct json **out, const char *dir, struct err *e) WARN_UNUSED;
+/* Whether a run of the job `job_json` would be taken in by `dir`: OK when no job is there yet, or this
+ * one. Errors: as ledger_open. */
+enum status ledger_match_job(const char *dir, const char *job_json, int n_part,
+                             struct err *e) WARN_UNUSED;
 /* Writes OUT/run/ATTEMPT.json, replacing what was there. Errors: E_OUTPUT, E_IO, E_NOMEM. */
 enum status ledger_write_run(struct ledger *l, const char *json, struct err *e) WARN_UNUSED;
 

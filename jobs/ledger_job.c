@@ -163,6 +163,24 @@ done:
     return st;
 }
 
+enum status ledger_match_job(const char *dir, const char *job_json, int n_part, struct err *e) {
+    enum status st = OK;
+    struct json *there = NULL, *here = NULL;
+    struct sbuf path;
+    sbuf_init(&path);
+    sbuf_printf(&path, "%s/job.json", dir);
+    TRY(sbuf_status(&path, e));
+    if (access(path.s, F_OK) != 0) goto done;
+    TRY(ledger_read_job(&there, dir, e));
+    TRY(ledger_parse_job(&here, job_json, n_part, e));
+    TRY(compare_jobs(dir, there, here, e));
+done:
+    json_close(there);
+    json_close(here);
+    sbuf_fini(&path);
+    return st;
+}
+
 /* ---- creating ---- */
 
 static bool begins(const char *s, const char *with) {

@@ -7,7 +7,8 @@
  *   .jsonl   cut every part_bytes, each piece a part of its own; ends a part of .txt files
  *   .gz .zst .lz4 of either: a part of its own, because its content has no size or middle that
  *            could be found without decompressing it; counted with its compressed size
- *   stdin    a part of its own; as text, unless the manifest gives it a text_key or an ids_key
+ *   stdin    a part of its own, compressed or not (its first bytes say); as text, unless the
+ *            manifest gives it a text_key or an ids_key
  *
  * An empty file is a slice of 0 bytes. Every rank computes the same plan and the same deal. */
 #ifndef BASIN_JOBS_PLAN_H

@@ -28,7 +28,9 @@ struct report_query {
     bool (*stop)(void *ctx);
     void *ctx;
 };
-/* Every row of finished and unfinished parts, part by part, no row twice, to `write`. */
+/* Every row of finished and unfinished parts, part by part, no row twice, to `write`.
+ * Errors: E_NOINPUT (no job there; at the end, no row has this id), E_ARG (the job has no such
+ * setting), those of `write`, E_FORMAT, E_IO. */
 enum status report_cat(const char *dir, const struct report_query *q,
                        enum status (*write)(void *ctx, const char *bytes, size_t n, struct err *e),
                        void *ctx, struct err *e) WARN_UNUSED;

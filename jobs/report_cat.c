@@ -19,6 +19,7 @@ struct cat {
         *columns; /* owned, and its strings: the fields of a table that was asked for without any */
     size_t n_column, cap_column;
     bool header_written;
+    bool id_seen;
 };
 
 static enum status flush(struct cat *c, struct err *e) {
@@ -161,7 +162,9 @@ static enum status on_row(void *ctx, const char *line, size_t n, struct err *e) 
     TRY(json_open_text(&j, "row", line, n, e));
     const struct jnode *row = json_root(j);
     if (json_kind_of(row) != JSON_OBJ) FAIL(e, E_FORMAT, "a row that is not an object");
-    if (!is_string(row, "id", q->id) || !is_string(row, "setting", q->setting)) goto done;
+    if (!is_string(row, "id", q->id)) goto done;
+    c->id_seen = true;
+    if (!is_string(row, "setting", q->setting)) goto done;
     if (q->n_field == 0 && !q->tsv) {
         sbuf_add(&c->out, line, n);
         sbuf_putc(&c->out, '\n');
@@ -173,6 +176,45 @@ static enum status on_row(void *ctx, const char *line, size_t n, struct err *e) 
 done:
     json_close(j);
     if (st == OK && c->out.n >= FLUSH_BYTES) st = flush(c, e);
+    return st;
+}
+
+/* ---- names that are not there ---- */
+
+// Whether one entry of `cache` has the name; else the name is added to *known.
+static bool is_setting(const struct jnode *cache, const char *want, struct sbuf *known) {
+    size_t n = 0;
+    if (cache == NULL || json_kind_of(cache) != JSON_OBJ) return false;
+    if (is_string(cache, "name", want)) return true;
+    const struct jnode *name = json_get(cache, "name");
+    if (name == NULL || json_kind_of(name) != JSON_STR) return false;
+    const char *s = json_str(name, &n);
+    sbuf_puts(known, known->n > 0 ? ", " : "");
+    sbuf_add(known, s, n);
+    return false;
+}
+
+// The settings of a job stand in its job.json.
+static enum status check_setting(const char *dir, const char *want, struct err *e) {
+    enum status st = OK;
+    struct json *job = NULL;
+    struct sbuf known;
+    sbuf_init(&known);
+    TRY(ledger_read_job(&job, dir, e));
+    const struct jnode *cache = json_get(json_root(job), "identity");
+    cache = json_kind_of(cache) == JSON_OBJ ? json_get(cache, "manifest") : NULL;
+    cache = cache != NULL && json_kind_of(cache) == JSON_OBJ ? json_get(cache, "cache") : NULL;
+    const bool list = cache != NULL && json_kind_of(cache) == JSON_ARR;
+    bool found = is_setting(cache, want, &known);
+    for (size_t i = 0; list && i < json_len(cache) && !found; i++) {
+        found = is_setting(json_at(cache, i), want, &known);
+    }
+    if (!found && known.n > 0) {
+        FAIL(e, E_ARG, "%s: no cache setting \"%.64s\"; it has %s", dir, want, sbuf_str(&known));
+    }
+done:
+    json_close(job);
+    sbuf_fini(&known);
     return st;
 }
 
@@ -227,6 +269,7 @@ enum status report_cat(const char *dir, const struct report_query *q,
     bool finished = false, last = false;
     sbuf_init(&c.out);
     TRY(report_open_dir(dir, &n_part, e));
+    if (q->setting != NULL) TRY(check_setting(dir, q->setting, e));
     TRY(mem_zalloc(&cursors, (size_t)n_part, sizeof *cursors, e));
     if (q->tsv && q->n_field > 0) put_header(&c);
     while (!last) {
@@ -235,6 +278,10 @@ enum status report_cat(const char *dir, const struct report_query *q,
         TRY(one_pass(&c, dir, n_part, cursors, &finished, e));
         last = last || finished || asked_to_stop(q);
         if (!last) wait_for_more(q);
+    }
+    if (q->id != NULL && !c.id_seen && !asked_to_stop(q)) {
+        FAIL(e, E_NOINPUT, "%s: no row of a document \"%.100s\"%s", dir, q->id,
+             finished ? "" : " so far: the job is not finished");
     }
 done:
     for (size_t i = 0; i < c.n_column; i++) mem_free(c.columns[i]);

@@ -86,7 +86,11 @@ void doc_print_tokens(const struct doc *d, const struct man_setting *s, const st
     identity(d, s, out);
     integer(out, "first", first);
     sbuf_puts(out, ",\"token_ids\":[");
-    for (int64_t i = 0; i < n; i++) sbuf_printf(out, i > 0 ? ",%d" : "%d", d->block_ids[i]);
+    for (int64_t i = 0; i < n; i++) {
+        char text[NUM_TEXT];
+        if (i > 0) sbuf_putc(out, ',');
+        sbuf_add(out, text, num_int(d->block_ids[i], text));
+    }
     sbuf_puts(out, "],\"logprobs\":[");
     for (int64_t i = 0; i < n; i++) {
         if (i > 0) sbuf_putc(out, ',');

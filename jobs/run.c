@@ -312,28 +312,6 @@ static void name_attempt(struct run *r) {
              (long)getpid(), r->o->rank.i);
 }
 
-// The dtype a job that has begun was fixed to; `auto` follows it on every later run.
-static enum status fixed_dtype(const struct manifest *man, const char *dir, bool overwrite,
-                               char dtype[16], struct err *e) {
-    enum status st = OK;
-    struct json *job = NULL;
-    dtype[0] = '\0';
-    if (man->compute.dtype != MAN_DTYPE_AUTO || overwrite) goto done;
-    st = ledger_read_job(&job, dir, e);
-    if (st == E_NOINPUT || st == E_FORMAT) { // whose directory it is, the ledger says
-        if (e != NULL) e->code = OK;
-        st = OK;
-        goto done;
-    }
-    TRY(st);
-    const struct jnode *identity = json_get(json_root(job), "identity");
-    const struct jnode *v = identity != NULL ? json_get(identity, "dtype") : NULL;
-    if (v != NULL && json_kind_of(v) == JSON_STR) snprintf(dtype, 16, "%s", json_str(v, NULL));
-done:
-    json_close(job);
-    return st;
-}
-
 static enum status open_run(struct run *r, const struct manifest *man, struct err *e) {
     enum status st = OK;
     struct sbuf dir, job;
@@ -342,7 +320,7 @@ static enum status open_run(struct run *r, const struct manifest *man, struct er
     sbuf_init(&job);
     man_path(man, man->output.path, &dir);
     TRY(sbuf_status(&dir, e));
-    TRY(fixed_dtype(man, sbuf_str(&dir), r->o->overwrite, dtype, e));
+    TRY(session_fixed_dtype(man, sbuf_str(&dir), r->o->overwrite, dtype, e));
     TRY(session_open(&r->session, man, r->o, dtype[0] != '\0' ? dtype : NULL, e));
     TRY(session_print_job(&r->session, &job, e));
     TRY(session_start(&r->session, e));

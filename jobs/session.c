@@ -172,8 +172,31 @@ enum status session_spool_stdin(struct session *s, const char *dir, struct err *
         const struct corpus_stop stop = {s->o->hooks.stop, s->o->hooks.ctx};
         TRY(corpus_spool(STDIN_FILENO, dir, stop.asked != NULL ? &stop : NULL, &fd, &size, e));
         f->fd = fd;
-        f->size = f->end = size;
+        f->size = size;
+        f->packing = unpack_kind_of_fd(fd);
+        f->end = f->packing == UNPACK_NONE ? size : -1;
     }
 done:
+    return st;
+}
+
+enum status session_fixed_dtype(const struct manifest *man, const char *dir, bool overwrite,
+                                char dtype[16], struct err *e) {
+    enum status st = OK;
+    struct json *job = NULL;
+    dtype[0] = '\0';
+    if (man->compute.dtype != MAN_DTYPE_AUTO || overwrite) goto done;
+    st = ledger_read_job(&job, dir, e);
+    if (st == E_NOINPUT || st == E_FORMAT) { // whose directory it is, the ledger says
+        if (e != NULL) e->code = OK;
+        st = OK;
+        goto done;
+    }
+    TRY(st);
+    const struct jnode *identity = json_get(json_root(job), "identity");
+    const struct jnode *v = identity != NULL ? json_get(identity, "dtype") : NULL;
+    if (v != NULL && json_kind_of(v) == JSON_STR) snprintf(dtype, 16, "%s", json_str(v, NULL));
+done:
+    json_close(job);
     return st;
 }

@@ -24,6 +24,10 @@ struct session {
  * the manifest's, "auto" being bf16 for models stored in 16 bits and f32 for others. */
 enum status session_open(struct session *s, const struct manifest *man, const struct run_options *o,
                          const char *dtype, struct err *e) WARN_UNUSED;
+/* The dtype that the job in `dir` was fixed to when it began, which `auto` follows on every later run;
+ * "" when there is none, or none to follow. */
+enum status session_fixed_dtype(const struct manifest *man, const char *dir, bool overwrite,
+                                char dtype[16], struct err *e) WARN_UNUSED;
 /* Opens the device and binds the model to it. Errors: E_DEVICE. */
 enum status session_start(struct session *s, struct err *e) WARN_UNUSED;
 void session_close(struct session *s);

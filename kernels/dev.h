@@ -222,6 +222,19 @@ void dev_add(struct dev *d, struct buf *y, const struct buf *x, double scale, in
 /* y = min(max(y, -most), most); NaN stays.   y ACT [n_row, n_col]; most > 0. */
 void dev_clip(struct dev *d, struct buf *y, double most, int64_t n_row);
 
+struct dev_mlp {
+    struct buf *y;                     /* ACT [n_row, d] written */
+    const struct buf *x;               /* ACT [n_row, d] read */
+    const struct wt *gate, *up, *down; /* WT_MATRIX prepared [n_ff, d] (gate may be NULL),
+                                                   [n_ff, d], [d, n_ff] */
+    const struct wt *gate_bias, *up_bias, *down_bias; /* WT_VECTOR prepared, or NULL */
+    enum act_kind act;
+    struct buf *gate_room, *up_room; /* ACT [n_row, n_ff]: contents undefined afterwards */
+};
+/* y = down(act(gate(x)) * up(x)), or down(act(up(x))): dev_linear, dev_act, dev_linear, with the same
+ * bytes; a backend may keep what lies between from ever leaving its caches. */
+void dev_mlp(struct dev *d, const struct dev_mlp *p, int64_t n_row);
+
 struct dev_head {
     struct buf *logp;         /* BUF_LOGP written */
     const struct buf *x;      /* ACT [n_row, d]: normalised hidden rows */

@@ -31,7 +31,7 @@ struct dev_event {
     void *state;     /* owned by the backend */
 };
 
-/* One per backend; static const; every entry but `measure` is there. */
+/* One per backend; static const; every entry but `measure` and `mlp` is there. */
 struct dev_ops {
     const char *kind;
     void (*close)(struct dev *d);
@@ -64,6 +64,8 @@ struct dev_ops {
     void (*act)(struct dev *d, struct buf *y, const struct buf *g, const struct buf *u,
                 enum act_kind kind, int64_t n_row);
     void (*add)(struct dev *d, struct buf *y, const struct buf *x, double scale, int64_t n_row);
+    /* Optional; false: these rows are better off with linear, act, linear. */
+    bool (*mlp)(struct dev *d, const struct dev_mlp *p, int64_t n_row);
     void (*clip)(struct dev *d, struct buf *y, double most, int64_t n_row);
     void (*head)(struct dev *d, const struct dev_head *a, int64_t n_row);
     void (*copy)(struct dev *d, struct buf *dst, int64_t dst_row, const struct buf *src,

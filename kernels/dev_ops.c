@@ -193,6 +193,32 @@ void dev_clip(struct dev *d, struct buf *y, double most, int64_t n_row) {
     took(d, DEV_OTHER, t0);
 }
 
+static bool is_linear(struct dev *d, const struct wt *w, const struct wt *bias, int64_t n_out,
+                      int64_t n_in, const char *what) {
+    return is_wt(d, w, WT_MATRIX, n_out, n_in, what) &&
+           (bias == NULL || is_wt(d, bias, WT_VECTOR, n_out, 1, "bias"));
+}
+
+void dev_mlp(struct dev *d, const struct dev_mlp *p, int64_t n_row) {
+    if (!begin(d, "mlp") || !is_wt(d, p->up, WT_MATRIX, 0, 0, "up")) return;
+    const int64_t n_ff = p->up->src.n_out, n = p->up->src.n_in;
+    if (!is_linear(d, p->up, p->up_bias, n_ff, n, "up") ||
+        !is_linear(d, p->down, p->down_bias, n, n_ff, "down") ||
+        (p->gate != NULL && !is_linear(d, p->gate, p->gate_bias, n_ff, n, "gate")) ||
+        !is_buf(d, p->x, BUF_ACT, n_row, n, "x") || !is_buf(d, p->y, BUF_ACT, n_row, n, "y") ||
+        !need(d, p->x != p->y, "y is x"))
+        return;
+    const int64_t t0 = clock_ns();
+    const bool done = d->ops->mlp != NULL && d->ops->mlp(d, p, n_row);
+    took(d, DEV_LINEAR, t0);
+    if (done) return;
+    if (p->gate != NULL) dev_linear(d, p->gate_room, p->x, p->gate, p->gate_bias, n_row);
+    dev_linear(d, p->up_room, p->x, p->up, p->up_bias, n_row);
+    dev_act(d, p->up_room, p->gate != NULL ? p->gate_room : p->up_room,
+            p->gate != NULL ? p->up_room : NULL, p->act, n_row);
+    dev_linear(d, p->y, p->up_room, p->down, p->down_bias, n_row);
+}
+
 // ---- attention and head
 
 void dev_kv_store(struct dev *d, struct buf *kv, const struct buf *x, const struct buf *seg,

@@ -149,6 +149,10 @@ static void test_cat(void **state) {
     q = (struct report_query){.stream = LEDGER_RESULTS, .setting = "other"};
     cat(want, &q, &rows);
     assert_int_equal(rows.n, 0);
+    struct err e = {.code = OK};
+    q = (struct report_query){.stream = LEDGER_RESULTS, .id = "p9"};
+    assert_int_equal(report_cat(want, &q, collect, &rows, &e), E_NOINPUT);
+    assert_non_null(strstr(e.msg, "no row of a document \"p9\""));
     q = (struct report_query){.stream = LEDGER_TOKENS};
     cat(want, &q, &rows);
     assert_int_equal(count_lines(sbuf_str(&rows)), 2 * (0 + 1 + 11 + 1 + 0 + 1));

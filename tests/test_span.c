@@ -231,24 +231,32 @@ static void test_packing_same_bytes(void **state) {
     packing(FIXTURES "phi3_long", rules); // and here each its angles: 0, 2 and 3 are past 32 tokens
 }
 
-static void test_rows_to_C_equal_dense(void **state) {
-    (void)state;
+static void rows_equal_dense(const char *device, double budget) {
     struct fixture f;
     struct rig r;
-    double dense[4096], sink[4096];
+    double dense[4096], sink[4096], far = 0;
     fixture_open(&f, "llama");
-    rig_open(&r, FIXTURES "llama", "cpu", cpu_isa_best(), 2, DT_F32);
+    rig_open(&r, FIXTURES "llama", device, cpu_isa_best(), 2, DT_F32);
     const struct vis_rule a = {.dense = true, .n_chunk = 1},
                           b = {.n_sink = 4, .n_win = 28, .n_chunk = 1};
     const struct vis_rule wide = {.n_sink = 4, .n_win = 1020, .n_chunk = 1};
     score(&r, &a, f.ids, f.n, 128, dense);
     score(&r, &b, f.ids, f.n, 128, sink);
-    for (int t = 0; t <= 32; t++) assert_true(fabs(dense[t] - sink[t]) <= 1e-5);
+    for (int t = 0; t <= 32; t++) far = fmax(far, fabs(dense[t] - sink[t]));
     assert_true(fabs(dense[33] - sink[33]) > 1e-3); // the first row that may differ does
     score(&r, &wide, f.ids, f.n, 128, sink);
-    for (int t = 0; t < f.n - 1; t++) assert_true(fabs(dense[t] - sink[t]) <= 1e-5);
+    for (int t = 0; t < f.n - 1; t++) far = fmax(far, fabs(dense[t] - sink[t]));
+    print_message("%s, dense and a window that holds all: %.1e apart\n", device, far);
+    assert_true(far <= budget);
     rig_close(&r);
     json_close(f.ref);
+}
+
+// Sinks are met in a tile of their own, so that sums round otherwise.
+static void test_rows_to_C_equal_dense(void **state) {
+    (void)state;
+    rows_equal_dense("ref", 1e-12);
+    rows_equal_dense("cpu", 3e-5);
 }
 
 /* ---- the cache as bytes ---- */

@@ -10,8 +10,8 @@
 #include "base/sbuf.h"
 #include "core/tok.h"
 #include "tests/alloc_fail.h"
+#include "tests/support_tok.h"
 
-#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,44 +21,16 @@
 static const char INVALID[] = "tests/data/invalid/ggufvocab";
 
 static struct tok *open_tok(const char *name) {
-    struct err e = {0};
-    struct tok *t = NULL;
     char path[300];
     snprintf(path, sizeof path, "tests/data/tok/%s", name);
-    if (tok_open(&t, path, &e) != OK) fail_msg("%s", e.msg);
-    return t;
+    return stok_open(path);
 }
 
 /* ---- broken GGUF vocabularies ---- */
 
 static void test_invalid_gguf(void **state) {
-    int count = 0;
     (void)state;
-    DIR *d = opendir(INVALID);
-    assert_non_null(d);
-    for (struct dirent *f; (f = readdir(d)) != NULL;) {
-        char path[400], code[64] = "", part[256] = "";
-        if (f->d_name[0] == '.') continue;
-        snprintf(path, sizeof path, "%s/%s/error", INVALID, f->d_name);
-        FILE *want = fopen(path, "r");
-        assert_non_null(want);
-        assert_non_null(fgets(code, sizeof code, want));
-        assert_non_null(fgets(part, sizeof part, want));
-        fclose(want);
-        code[strcspn(code, "\n")] = '\0';
-        part[strcspn(part, "\n")] = '\0';
-        snprintf(path, sizeof path, "%s/%s/input.gguf", INVALID, f->d_name);
-        struct err e = {0};
-        struct tok *t = NULL;
-        const enum status st = tok_open(&t, path, &e);
-        const bool named = strncmp(e.msg, path, strlen(path)) == 0;
-        if (strcmp(err_name(st), code) != 0 || strstr(e.msg, part) == NULL || !named || t != NULL) {
-            fail_msg("%s: %s: %s", f->d_name, err_name(st), e.msg);
-        }
-        count++;
-    }
-    closedir(d);
-    assert_true(count >= 30);
+    assert_true(stok_refusals(INVALID, "input.gguf") >= 30);
 }
 
 /* ---- each name of a pre-tokenizer that is known works ---- */
@@ -81,22 +53,17 @@ static void write_renamed(const char *path, const char *bytes, size_t n, const c
 }
 
 static size_t count_ids(const char *path, const char *text) {
-    struct err e = {0};
-    struct tok *t = NULL;
-    struct tok_stream *s = NULL;
-    static int32_t ids[4096];
-    if (tok_open(&t, path, &e) != OK) fail_msg("%s", e.msg);
-    assert_int_equal(tok_stream_open(&s, t, NULL), OK);
-    if (tok_feed(s, text, strlen(text), &e) != OK || tok_finish(s, &e) != OK) fail_msg("%s", e.msg);
-    const size_t n = tok_take(s, ids, NULL, COUNTOF(ids));
-    size_t at = 0;
-    for (size_t i = 0; i < n; i++) { // the pieces are the text
-        size_t len;
-        const char *piece = tok_borrow_piece(t, ids[i], &len);
-        assert_memory_equal(piece, text + at, len);
-        at += len;
-    }
-    assert_int_equal(at, strlen(text));
+    struct tok *t = stok_open(path);
+    struct tok_stream *s = stok_stream(t);
+    struct stok_ids x = {0};
+    struct sbuf back;
+    sbuf_init(&back);
+    stok_encode(s, text, strlen(text), 1 << 20, &x);
+    stok_decode(t, x.id, x.n, &back);
+    assert_string_equal(sbuf_str(&back), text);
+    const size_t n = x.n;
+    sbuf_fini(&back);
+    stok_fini(&x);
     tok_stream_close(s);
     tok_close(t);
     return n;
@@ -149,22 +116,12 @@ static void close_scratch(const struct scratch *s) {
 }
 
 static enum status open_bytes(const struct scratch *s, const char *bytes, size_t n, struct err *e) {
-    struct tok *t = NULL;
-    struct tok_stream *stream = NULL;
     FILE *f = fopen(s->path, "wb");
     assert_non_null(f);
     assert_int_equal(fwrite(bytes, 1, n, f), n);
     fclose(f);
-    enum status st = OK;
-    TRY(tok_open(&t, s->dir, e));
-    TRY(tok_stream_open(&stream, t, e));
     static const char text[] = "Zwei  \xEF\xAC\x81ne W\xC3\xB6rter\t\xF0\x9F\x98\x80";
-    TRY(tok_feed(stream, text, sizeof text - 1, e));
-    TRY(tok_finish(stream, e));
-done:
-    tok_stream_close(stream);
-    tok_close(t);
-    return st;
+    return stok_run(s->dir, text, sizeof text - 1, e);
 }
 
 static char *read_model(const char *name, size_t *n) {
@@ -250,23 +207,15 @@ static void test_broken_model(void **state) {
 
 static void check_decode(const char *name, const char *text) {
     struct tok *t = open_tok(name);
-    struct tok_stream *s = NULL;
+    struct tok_stream *s = stok_stream(t);
+    struct stok_ids x = {0};
     struct sbuf back;
-    int32_t id;
     sbuf_init(&back);
-    assert_int_equal(tok_stream_open(&s, t, NULL), OK);
-    assert_int_equal(tok_feed(s, text, strlen(text), NULL), OK);
-    assert_int_equal(tok_finish(s, NULL), OK);
-    while (tok_take(s, &id, NULL, 1) == 1) {
-        size_t n;
-        const char *piece = tok_borrow_piece(t, id, &n);
-        assert_non_null(piece);
-        sbuf_add(&back, piece, n);
-    }
-    const char *got = sbuf_str(&back);
-    const size_t skip = *got == ' ' ? tok_decode_skip(t) : 0;
-    if (strcmp(got + skip, text) != 0) fail_msg("%s: \"%s\" of \"%s\"", name, got + skip, text);
+    stok_encode(s, text, strlen(text), 1 << 20, &x);
+    stok_decode(t, x.id, x.n, &back);
+    if (strcmp(sbuf_str(&back), text) != 0) fail_msg("%s: \"%s\" of \"%s\"", name, back.s, text);
     sbuf_fini(&back);
+    stok_fini(&x);
     tok_stream_close(s);
     tok_close(t);
 }
@@ -316,9 +265,8 @@ static void test_questions(void **state) {
 static void test_special_in_text(void **state) {
     (void)state;
     struct tok *t = open_tok("ggufspm");
-    struct tok_stream *s = NULL;
+    struct tok_stream *s = stok_stream(t);
     int32_t ids[8];
-    assert_int_equal(tok_stream_open(&s, t, NULL), OK);
     assert_int_equal(tok_feed(s, "[B]a[E]", 7, NULL), OK);
     assert_int_equal(tok_finish(s, NULL), OK);
     assert_int_equal(tok_take(s, ids, NULL, 8), 3);
@@ -332,40 +280,16 @@ static void test_special_in_text(void **state) {
 
 /* ---- linear time, bounded memory, a stretch without a cut ---- */
 
-struct cost {
-    int64_t work;
-    size_t bytes;
-};
-
-static struct cost cost_of(struct tok_stream *s, const char *unit, size_t total) {
-    struct err e = {0};
-    static char piece[65520]; // a multiple of every unit's length
-    static int32_t ids[4096];
-    struct cost c = {0, 0};
-    for (size_t i = 0; i < sizeof piece; i++) piece[i] = unit[i % strlen(unit)];
-    tok_stream_reset(s);
-    for (size_t done = 0; done < total; done += sizeof piece) {
-        if (tok_feed(s, piece, sizeof piece, &e) != OK) fail_msg("%s", e.msg);
-        while (tok_take(s, ids, NULL, COUNTOF(ids)) > 0) continue;
-        if (tok_stream_bytes(s) > c.bytes) c.bytes = tok_stream_bytes(s);
-    }
-    if (tok_finish(s, &e) != OK) fail_msg("%s", e.msg);
-    if (tok_stream_bytes(s) > c.bytes) c.bytes = tok_stream_bytes(s);
-    c.work = tok_work(s);
-    return c;
-}
-
 static void test_linear(void **state) {
     static const char *const units[] = {" ", "\n", "a", "ab ", "\u2581", "e\u0301", "\u4e2d"};
     static const char *const names[] = {"llama2", "spbpeacross", "spunigram", "spuniacross"};
     (void)state;
     for (size_t d = 0; d < COUNTOF(names); d++) {
         struct tok *t = open_tok(names[d]);
-        struct tok_stream *s = NULL;
-        assert_int_equal(tok_stream_open(&s, t, NULL), OK);
+        struct tok_stream *s = stok_stream(t);
         for (size_t u = 0; u < COUNTOF(units); u++) {
-            const struct cost one = cost_of(s, units[u], 1000000),
-                              five = cost_of(s, units[u], 5000000);
+            const struct stok_cost one = stok_cost_of(s, units[u], 1000000),
+                                   five = stok_cost_of(s, units[u], 5000000);
             if (five.work > 6 * one.work) fail_msg("%s unit %zu", names[d], u);
             assert_true(five.work <= 60000000);
             assert_true(five.bytes < 100u << 20);
@@ -381,10 +305,9 @@ static void test_stretch(void **state) {
     static char piece[1 << 20];
     struct err e = {0};
     struct tok *t = open_tok("llama2");
-    struct tok_stream *s = NULL;
+    struct tok_stream *s = stok_stream(t);
     enum status st = OK;
     (void)state;
-    assert_int_equal(tok_stream_open(&s, t, NULL), OK);
     memset(piece, ' ', sizeof piece); // pieces of several spaces: no cut between two is safe
     assert_int_equal(tok_feed(s, "two", 3, &e), OK);
     for (int i = 0; i < 40 && st == OK; i++) st = tok_feed(s, piece, sizeof piece, &e);
@@ -396,23 +319,8 @@ static void test_stretch(void **state) {
 
 /* ---- the k-th allocation fails ---- */
 
-static enum status open_and_run(const char *dir) {
-    enum status st = OK;
-    struct tok *t = NULL;
-    struct tok_stream *s = NULL;
-    struct err e = {0};
-    TRY(tok_open(&t, dir, &e));
-    TRY(tok_stream_open(&s, t, &e));
-    static const char text[] = "Yesterday  e\u0301 \uFB01ne <s> \U0001F600 123";
-    TRY(tok_feed(s, text, sizeof text - 1, &e));
-    TRY(tok_finish(s, &e));
-done:
-    tok_stream_close(s);
-    tok_close(t);
-    return st;
-}
-
 static void test_no_memory(void **state) {
+    static const char text[] = "Yesterday  e\u0301 \uFB01ne <s> \U0001F600 123";
     static const char *const names[] = {"llama2",    "metanever", "spbpenfkc",
                                         "spunigram", "ggufspm",   "ggufsmollm"};
     (void)state;
@@ -422,8 +330,9 @@ static void test_no_memory(void **state) {
         long k = 0;
         snprintf(path, sizeof path, "tests/data/tok/%s", names[d]);
         for (; st != OK && k < 20000; k += k < 200 ? 1 : 37) { // parsed JSON allocates by the value
+            struct err e = {0};
             g_fail_at = k;
-            st = open_and_run(path);
+            st = stok_run(path, text, sizeof text - 1, &e);
             g_fail_at = -1;
             if (st != OK && st != E_NOMEM) fail_msg("%s: %s", names[d], err_name(st));
         }

@@ -49,6 +49,7 @@ static const struct dev_ops cpu_ops = {
     .attend = cpu_attend,
     .act = cpu_act,
     .add = cpu_add,
+    .mlp = cpu_mlp,
     .clip = cpu_clip,
     .head = cpu_head,
     .copy = dev_host_copy,

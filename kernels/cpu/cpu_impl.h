@@ -88,6 +88,11 @@ struct cpu_rows {
 /* Cuts n_row rows and n_unit column units so that n_thread threads have work and A stays in L2. */
 struct cpu_rows cpu_cut(const struct cpu_dev *d, int64_t n_row, int64_t n_in, int64_t n_unit);
 
+/* Bytes of a packed block, and of what packing it needs. */
+static inline size_t cpu_pack_bytes(const struct cpu_rows *c) {
+    return cpu_round64((size_t)(c->block + CPU_MR_MAX) * (size_t)c->steps * 4);
+}
+
 /* Packs rows row..row+n-1 of x into `pack`. */
 void cpu_pack_rows(const struct cpu_dev *d, const struct cpu_rows *cut, void *pack,
                    const struct buf *x, int64_t row, int64_t n);
@@ -110,6 +115,7 @@ enum status cpu_measure(struct dev *d, double seconds, struct dev_peaks *out,
 /* ---- operations */
 void cpu_linear(struct dev *d, struct buf *y, const struct buf *x, const struct wt *w,
                 const struct wt *bias, int64_t n_row);
+bool cpu_mlp(struct dev *d, const struct dev_mlp *p, int64_t n_row);
 void cpu_head(struct dev *d, const struct dev_head *a, int64_t n_row);
 void cpu_attend(struct dev *d, const struct dev_attend *a, int64_t n_row);
 void cpu_embed(struct dev *d, struct buf *y, const struct wt *table, const struct buf *ids,

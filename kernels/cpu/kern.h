@@ -17,16 +17,27 @@
 #include "kernels/dev_impl.h"
 
 enum {
-    CPU_KEYS = 64,  /* keys in a tile of attention, cut at absolute positions */
-    CPU_MR_MAX = 32 /* the largest mr */
+    CPU_KEYS_MAX = 128, /* the largest `keys` */
+    CPU_MR_MAX = 32,    /* the largest mr */
+    CPU_NR_MAX = 32     /* the largest nr */
 };
 
-/* What attention does to one row of scores of a tile. */
-struct cpu_soft_row {
-    int lo, hi;         /* visible keys of the tile: lo <= i < hi, not empty */
-    float slope;        /* 0: no ALiBi */
-    float dist;         /* distance of the query to key 0 of the tile */
-    float cap, inv_cap; /* softcap and 1 / softcap; 0: none */
+extern const float cpu_zeros[64];
+
+/* What attention does to the scores of a tile of keys. Queries are lanes: s is [keys, nr], so that
+ * nothing ever has to be summed across a vector, and p is at once the B operand of the product with
+ * V. All arrays of floats are [nr]. */
+struct cpu_soft {
+    float *s;                 /* scores; p is written over them */
+    int lo, hi;               /* keys to look at; a multiple of what p's steps need */
+    bool whole;               /* every lane sees all of them */
+    const float *first, *end; /* else lane l sees keys first[l] <= i < end[l] */
+    bool pairs, round;        /* p as bf16 pairs, or as floats rounded to bf16 */
+    float *max, *sum;         /* of each lane so far, read and written */
+    float *scale;             /* written: what each lane's past is to be multiplied by */
+    const float *slope;       /* ALiBi, or NULL */
+    const float *dist;        /* distance of a lane's query to key 0 of the tile */
+    float cap, inv_cap;       /* softcap and its inverse; 0: none */
 };
 
 struct cpu_kernels {
@@ -35,6 +46,7 @@ struct cpu_kernels {
     bool bf16_pairs;   /* products of bf16 pairs are native; else bf16 values ride in f32 */
     int step_multiple; /* steps are padded to a multiple of this with zeros */
     int64_t kc;        /* steps of a slice of A and B that stay in L1 together */
+    int keys; /* in a tile of attention: a multiple of mr, and even steps for its product with V */
 
     /* Around the products that a thread does within a parallel region. */
     void (*thread_begin)(void);
@@ -44,14 +56,9 @@ struct cpu_kernels {
     int (*tile_rows)(int m);
 
     /* C [m, nr] += A B over `steps`; m is a tile_rows() size. C starts from `first` [nr] (the same
-     * for every row) instead of its old contents when first is not NULL. */
+     * for every row; cpu_zeros for zeros) instead of its old contents when first is not NULL. */
     void (*tile)(bool pairs, int m, int64_t steps, const void *a, const void *b, float *c,
                  int64_t ldc, const float *first);
-
-    /* C = A B over the steps from..to-1 of a whole tile of keys; A is row-major, [m, CPU_KEYS]
-     * floats or [m, CPU_KEYS / 2] pairs. */
-    void (*tile_p)(bool pairs, int m, int64_t from, int64_t to, const void *p, const void *b,
-                   float *c, int64_t ldc);
 
     /* n rounds of products that touch registers only: what the machine can do, for benchmarks.
      * Returns the number of floating-point operations. */
@@ -63,21 +70,19 @@ struct cpu_kernels {
     /* Packs n_i rows of n_k words (a multiple of step_multiple) as an A slice of m rows; the others
      * are zeros. */
     void (*pack_a)(uint32_t *dst, int m, const uint32_t *src, int64_t lds, int n_i, int64_t n_k);
+    /* The same from a source that is step-major: word k of row i at src[k * lds + i]. */
+    void (*pack_at)(uint32_t *dst, int m, const uint32_t *src, int64_t lds, int n_i, int64_t n_k);
     /* dst[i] = a[i] | b[i] << 16: two rows of bf16 as pairs. */
     void (*zip)(uint32_t *dst, const bf16_t *a, const bf16_t *b, int64_t n);
     /* n stored elements (any alignment) as floats; false when one of them is not finite. */
     bool (*floats)(float *out, const unsigned char *p, enum dtype type, int64_t n);
 
-    /* Scores of a row, in place: softcap, ALiBi. Returns the largest visible one. */
-    float (*soft_max)(float s[CPU_KEYS], const struct cpu_soft_row *r);
-    /* p = exp(s - max) where visible, 0 elsewhere, as f32, as f32 rounded to bf16, or as bf16
-     * pairs; returns the sum of the unrounded p. */
-    float (*soft_exp)(void *p, const float s[CPU_KEYS], const struct cpu_soft_row *r, float max,
-                      bool pairs, bool round);
-    /* y = y * scale + x; y = x * scale + 0, which leaves no negative zero. */
-    void (*scale_add)(float *y, const float *x, float scale, int64_t n);
+    /* p = 2^(s - max) where visible, 0 elsewhere, with a maximum that only moves when it is
+     * exceeded by far; the plain scores come in times log2(e). Returns whether any scale is not 1. */
+    bool (*soften)(const struct cpu_soft *t);
+    void (*scale_lanes)(float *x, int64_t n, const float *scale); /* x [n, nr] */
+    /* y = x * scale + 0, which leaves no negative zero. */
     void (*scale_out)(float *y, const float *x, float scale, int64_t n);
-    void (*exp_small)(float x[CPU_MR_MAX]); /* in place */
 
     /* Logits of a row, in place: times scale, softcapped. Returns the maximum and whether all are
      * finite. The row is padded to a multiple of nr; n counts the real logits. */

@@ -48,21 +48,50 @@ static void amx_pack_a(uint32_t *dst, int m, const uint32_t *src, int64_t lds, i
         }
 }
 
-/* Tiles 0..3 hold C: 0 1 the upper rows, 2 3 the lower ones. a_kb is the distance in words from one
- * step of A to the next, a_low that from the upper rows to the lower, lda the bytes of a row. */
-AMX ALWAYS void amx_steps(const bool both, int64_t kb0, int64_t kb1, const uint32_t *a,
-                          int64_t a_kb, int64_t a_low, int64_t lda, const uint32_t *b) {
-    for (int64_t k = kb0; k < kb1; k++) {
+static void amx_pack_at(uint32_t *dst, int m, const uint32_t *src, int64_t lds, int n_i,
+                        int64_t n_k) {
+    for (int i = 0; i < m; i += AMX_ROWS)
+        for (int64_t k = 0; k < n_k; k += AMX_STEP) {
+            const int rows = n_i - i < AMX_ROWS ? n_i - i : AMX_ROWS;
+            uint32_t *to = dst + k * m + i * AMX_STEP;
+            if (rows < AMX_ROWS) memset(to, 0, AMX_ROWS * AMX_STEP * sizeof *to);
+            if (rows <= 0) continue;
+            transpose16(to, AMX_STEP, AMX_STEP, src + k * lds + i, lds, AMX_STEP, rows);
+        }
+}
+
+/* Tiles 0..3 hold C: 0 1 the upper rows, 2 3 the lower ones. */
+AMX ALWAYS void amx_steps(const bool both, int m, int64_t n, const uint32_t *a, const uint32_t *b) {
+    for (int64_t k = 0; k < n; k++) {
+        const uint32_t *at = a + k * AMX_STEP * m;
         _tile_loadd(6, b + k * AMX_STEP * NR, NR * 4);
         _tile_loadd(7, b + k * AMX_STEP * NR + VL, NR * 4);
-        _tile_loadd(4, a + k * a_kb, lda);
+        _tile_loadd(4, at, AMX_STEP * 4);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         if (!both) continue;
-        _tile_loadd(5, a + k * a_kb + a_low, lda);
+        _tile_loadd(5, at + AMX_ROWS * AMX_STEP, AMX_STEP * 4);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     }
+}
+
+// C to start from; `first` with a stride of 0 is the same row sixteen times.
+AMX ALWAYS void amx_first(const bool both, const float *c, int64_t ldc, const float *first) {
+    const float *from = first != NULL ? first : c;
+    const int64_t ld = first != NULL ? 0 : ldc;
+    if (first == cpu_zeros) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        return;
+    }
+    _tile_loadd(0, from, ld * 4);
+    _tile_loadd(1, from + VL, ld * 4);
+    if (!both) return;
+    _tile_loadd(2, from + AMX_ROWS * ld, ld * 4);
+    _tile_loadd(3, from + AMX_ROWS * ld + VL, ld * 4);
 }
 
 AMX ALWAYS void amx_store(const bool both, float *c, int64_t ldc) {
@@ -75,18 +104,9 @@ AMX ALWAYS void amx_store(const bool both, float *c, int64_t ldc) {
 
 AMX ALWAYS void amx_tile_body(const bool both, int m, int64_t steps, const uint32_t *a,
                               const uint32_t *b, float *c, int64_t ldc, const float *first) {
-    // `first` with a stride of 0 is the same row sixteen times.
     memory_is_read();
-    const float *from = first != NULL ? first : c;
-    const int64_t ld = first != NULL ? 0 : ldc;
-    _tile_loadd(0, from, ld * 4);
-    _tile_loadd(1, from + VL, ld * 4);
-    if (both) {
-        _tile_loadd(2, from + AMX_ROWS * ld, ld * 4);
-        _tile_loadd(3, from + AMX_ROWS * ld + VL, ld * 4);
-    }
-    amx_steps(both, 0, steps / AMX_STEP, a, (int64_t)AMX_STEP * m, AMX_ROWS * AMX_STEP,
-              AMX_STEP * 4, b);
+    amx_first(both, c, ldc, first);
+    amx_steps(both, m, steps / AMX_STEP, a, b);
     amx_store(both, c, ldc);
 }
 
@@ -97,25 +117,6 @@ AMX static void amx_tile(bool pairs, int m, int64_t steps, const void *a, const 
         amx_tile_body(false, m, steps, a, b, c, ldc, first);
     else
         amx_tile_body(true, m, steps, a, b, c, ldc, first);
-}
-
-AMX static void amx_tile_p(bool pairs, int m, int64_t from, int64_t to, const void *p,
-                           const void *b, float *c, int64_t ldc) {
-    (void)pairs;
-    memory_is_read();
-    const int64_t kb0 = from / AMX_STEP, kb1 = (to + AMX_STEP - 1) / AMX_STEP, ld = CPU_KEYS / 2;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    if (m == AMX_ROWS)
-        amx_steps(false, kb0, kb1, p, AMX_STEP, AMX_ROWS * ld, ld * 4, b);
-    else
-        amx_steps(true, kb0, kb1, p, AMX_STEP, AMX_ROWS * ld, ld * 4, b);
-    if (m == AMX_ROWS)
-        amx_store(false, c, ldc);
-    else
-        amx_store(true, c, ldc);
 }
 
 AMX static double amx_peak(bool pairs, int64_t n) {

@@ -5,7 +5,7 @@
 #include "kernels/cpu/vec.h"
 
 // 6 x 16: 12 accumulators, two columns of B and a broadcast in 16 registers.
-enum { NV = 2, MR_MAX = 6 };
+enum { NV = 2, MR_MAX = 6, TILE_KEYS = 96 };
 #define TILE_SIZES(X)                                                                              \
     X(1);                                                                                          \
     X(2);                                                                                          \

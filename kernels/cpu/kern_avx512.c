@@ -7,7 +7,7 @@
 #include "kernels/cpu/vec.h"
 
 // 14 x 32: 28 accumulators, two columns of B and a broadcast in 32 registers.
-enum { NV = 2, MR_MAX = 14 };
+enum { NV = 2, MR_MAX = 14, TILE_KEYS = 112 };
 #define TILE_SIZES(X)                                                                              \
     X(1);                                                                                          \
     X(2);                                                                                          \
@@ -79,12 +79,13 @@ const struct cpu_kernels cpu_kernels_amx = {.isa = CPU_AMX,
                                             .bf16_pairs = true,
                                             .step_multiple = AMX_STEP,
                                             .kc = 1024,
+                                            .keys = 2 * AMX_ROWS,
                                             .thread_begin = amx_begin,
                                             .thread_end = amx_end,
                                             .tile_rows = amx_tile_rows,
                                             .tile = amx_tile,
-                                            .tile_p = amx_tile_p,
                                             .pack_a = amx_pack_a,
+                                            .pack_at = amx_pack_at,
                                             .peak = amx_peak,
                                             TABLE_ROWS};
 #else

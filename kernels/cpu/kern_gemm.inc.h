@@ -13,27 +13,26 @@ enum { NR = NV * VL };
 #define ALWAYS static inline __attribute__((always_inline))
 
 /* One step of a tile: a broadcast word times NV vectors of B, per row. */
-ALWAYS void step_f32(vf *acc, const int m, const float *a, const int64_t stride, const float *b) {
+ALWAYS void step_f32(vf *acc, const int m, const float *a, const float *b) {
     vf bv[NV];
 #pragma GCC unroll 4
     for (int j = 0; j < NV; j++) bv[j] = v_load(b + j * VL);
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++) {
-        const vf av = v_set1(a[i * stride]);
+        const vf av = v_set1(a[i]);
 #pragma GCC unroll 4
         for (int j = 0; j < NV; j++) acc[i * NV + j] = v_fma(av, bv[j], acc[i * NV + j]);
     }
 }
 
 #if VEC_ISA == 2
-ALWAYS void step_pairs(vf *acc, const int m, const uint32_t *a, const int64_t stride,
-                       const uint32_t *b) {
+ALWAYS void step_pairs(vf *acc, const int m, const uint32_t *a, const uint32_t *b) {
     __m512bh bv[NV];
 #pragma GCC unroll 4
     for (int j = 0; j < NV; j++) bv[j] = (__m512bh)_mm512_loadu_si512(b + j * VL);
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++) {
-        const __m512bh av = (__m512bh)_mm512_set1_epi32((int)a[i * stride]);
+        const __m512bh av = (__m512bh)_mm512_set1_epi32((int)a[i]);
 #pragma GCC unroll 4
         for (int j = 0; j < NV; j++) acc[i * NV + j] = _mm512_dpbf16_ps(acc[i * NV + j], av, bv[j]);
     }
@@ -46,9 +45,8 @@ ALWAYS vf peak_pairs(vf c, vf a, vf b) {
     (void)a, (void)b;
     return c;
 }
-ALWAYS void step_pairs(vf *acc, const int m, const uint32_t *a, const int64_t stride,
-                       const uint32_t *b) {
-    (void)acc, (void)m, (void)a, (void)stride, (void)b; // never called: bf16_pairs is false
+ALWAYS void step_pairs(vf *acc, const int m, const uint32_t *a, const uint32_t *b) {
+    (void)acc, (void)m, (void)a, (void)b; // never called: bf16_pairs is false
 }
 #endif
 
@@ -64,28 +62,9 @@ ALWAYS void tile_body(const bool pairs, const int m, int64_t steps, const void *
             acc[i * NV + j] = v_load(first != NULL ? first + j * VL : c + i * ldc + j * VL);
     for (int64_t k = 0; k < steps; k++) {
         if (pairs)
-            step_pairs(acc, m, ap + k * m, 1, bp + k * NR);
+            step_pairs(acc, m, ap + k * m, bp + k * NR);
         else
-            step_f32(acc, m, af + k * m, 1, bf + k * NR);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < m; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < NV; j++) v_store(c + i * ldc + j * VL, acc[i * NV + j]);
-}
-
-ALWAYS void tile_p_body(const bool pairs, const int m, int64_t from, int64_t to, const void *p,
-                        const void *b, float *c, int64_t ldc) {
-    vf acc[MR_MAX * NV];
-    const float *pf = p, *bf = b;
-    const uint32_t *pp = p, *bp = b;
-#pragma GCC unroll 32
-    for (int i = 0; i < m * NV; i++) acc[i] = v_set1(0.0f);
-    for (int64_t k = from; k < to; k++) {
-        if (pairs)
-            step_pairs(acc, m, pp + k, CPU_KEYS / 2, bp + k * NR);
-        else
-            step_f32(acc, m, pf + k, CPU_KEYS, bf + k * NR);
+            step_f32(acc, m, af + k * m, bf + k * NR);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
@@ -100,27 +79,11 @@ ALWAYS void tile_p_body(const bool pairs, const int m, int64_t from, int64_t to,
         else                                                                                       \
             tile_body(false, m, steps, a, b, c, ldc, first);                                       \
         break
-#define TILE_P_CASE(m)                                                                             \
-    case m:                                                                                        \
-        if (pairs)                                                                                 \
-            tile_p_body(true, m, from, to, p, b, c, ldc);                                          \
-        else                                                                                       \
-            tile_p_body(false, m, from, to, p, b, c, ldc);                                         \
-        break
-
 /* TILE_SIZES(X) of the including file lists the row counts that have code, ascending. */
 static void tile(bool pairs, int m, int64_t steps, const void *a, const void *b, float *c,
                  int64_t ldc, const float *first) {
     switch (m) {
         TILE_SIZES(TILE_CASE);
-    default: break;
-    }
-}
-
-static void tile_p(bool pairs, int m, int64_t from, int64_t to, const void *p, const void *b,
-                   float *c, int64_t ldc) {
-    switch (m) {
-        TILE_SIZES(TILE_P_CASE);
     default: break;
     }
 }

@@ -4,7 +4,7 @@
 #define VEC_ISA 0
 #include "kernels/cpu/vec.h"
 
-enum { NV = 2, MR_MAX = 4 };
+enum { NV = 2, MR_MAX = 4, TILE_KEYS = 64 };
 #define TILE_SIZES(X)                                                                              \
     X(1);                                                                                          \
     X(4)

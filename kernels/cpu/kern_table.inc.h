@@ -7,11 +7,18 @@ static void pack_a(uint32_t *dst, int m, const uint32_t *src, int64_t lds, int n
     transpose(dst, m, m, src, lds, n_i, n_k);
 }
 
+static void pack_at(uint32_t *dst, int m, const uint32_t *src, int64_t lds, int n_i, int64_t n_k) {
+    for (int64_t k = 0; k < n_k; k++) {
+        memcpy(dst + k * m, src + k * lds, (size_t)n_i * sizeof *dst);
+        memset(dst + k * m + n_i, 0, (size_t)(m - n_i) * sizeof *dst);
+    }
+}
+
 #define TABLE_ROWS                                                                                 \
-    .transpose = transpose, .zip = zip, .floats = floats, .soft_max = soft_max,                    \
-    .soft_exp = soft_exp, .scale_add = scale_add, .scale_out = scale_out, .exp_small = exp_small,  \
-    .logit_max = logit_max, .logit_sum = logit_sum, .norm = norm, .rope = rope, .act = act,        \
-    .add = add, .to_bf16 = to_bf16, .round_bf16 = round_bf16
+    .transpose = transpose, .zip = zip, .floats = floats, .soften = soften,                        \
+    .scale_lanes = scale_lanes, .scale_out = scale_out, .logit_max = logit_max,                    \
+    .logit_sum = logit_sum, .norm = norm, .rope = rope, .act = act, .add = add,                    \
+    .to_bf16 = to_bf16, .round_bf16 = round_bf16
 
 const struct cpu_kernels CPU_TABLE = {.isa = CPU_TABLE_ISA,
                                       .mr = MR_MAX,
@@ -19,11 +26,12 @@ const struct cpu_kernels CPU_TABLE = {.isa = CPU_TABLE_ISA,
                                       .bf16_pairs = VEC_ISA == 2,
                                       .step_multiple = 1,
                                       .kc = 192,
+                                      .keys = TILE_KEYS,
                                       .thread_begin = nothing,
                                       .thread_end = nothing,
                                       .tile_rows = tile_rows,
                                       .tile = tile,
-                                      .tile_p = tile_p,
                                       .pack_a = pack_a,
+                                      .pack_at = pack_at,
                                       .peak = peak,
                                       TABLE_ROWS};

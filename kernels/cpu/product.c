@@ -34,7 +34,7 @@ struct cpu_rows cpu_cut(const struct cpu_dev *d, int64_t n_row, int64_t n_in, in
     const int64_t groups = c.n_block >= want || d->n_thread == 1 ? 1 : cpu_ceil(want, c.n_block);
     c.group = cpu_ceil(n_unit, groups);
     c.n_group = cpu_ceil(n_unit, c.group);
-    c.pack_bytes = cpu_round64((size_t)(c.block + CPU_MR_MAX) * (size_t)c.steps * 4);
+    c.pack_bytes = cpu_pack_bytes(&c);
     return c;
 }
 

@@ -164,6 +164,26 @@ static inline vf v_exp(vf x) {
     return v_lt_select(x, lo, v_set1(0.0f), v_ldexp(p, z));
 }
 
+/* 2^x for x below 127: 2^n 2^r, |r| <= 1/2, 2^r by an own fit; exactly 1 at 0, 2^-126 below that,
+ * NaN stays NaN. v_exp2: degree 5, 1.1e-7 relative and a rounding. v_exp2_rough: degree 3, 1.0e-4, for
+ * what is rounded to bf16 (2^-9) afterwards. */
+static inline vf v_exp2(vf x) {
+    const vf magic = v_set1(12582912.0f), c = v_max(v_set1(-126.0f), x), z = c + magic;
+    const vf r = c - (z - magic);
+    vf p = v_fma(v_set1(1.326470752e-3f), r, v_set1(9.671517648e-3f));
+    p = v_fma(p, r, v_set1(5.550733954e-2f));
+    p = v_fma(p, r, v_set1(2.402224243e-1f));
+    p = v_fma(p, r, v_set1(6.931470037e-1f));
+    return v_ldexp(v_fma(p, r, v_set1(1.0f)), z);
+}
+static inline vf v_exp2_rough(vf x) {
+    const vf magic = v_set1(12582912.0f), c = v_max(v_set1(-126.0f), x), z = c + magic;
+    const vf r = c - (z - magic);
+    vf p = v_fma(v_set1(5.500841886e-2f), r, v_set1(2.422107458e-1f));
+    p = v_fma(p, r, v_set1(6.932829618e-1f));
+    return v_ldexp(v_fma(p, r, v_set1(1.0f)), z);
+}
+
 /* tanh to 3e-7 relative: an odd polynomial below 0.625 (own fit, 2e-8), else by v_exp. */
 static inline vf v_tanh(vf x) {
     const vf one = v_set1(1.0f), u = x * x;

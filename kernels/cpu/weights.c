@@ -10,6 +10,8 @@ enum {
     PAD = 64 // vectors are padded to a multiple of the widest panel
 };
 
+const float cpu_zeros[PAD] = {0};
+
 static struct cpu_piece *find_piece(struct cpu_dev *d, size_t bytes) {
     struct cpu_piece *best = NULL;
     for (size_t i = 0; i < d->n_piece; i++) {
@@ -59,8 +61,7 @@ void cpu_wt_release(struct wt *w) {
 }
 
 const float *cpu_vector(const struct wt *w, int64_t at) {
-    static const float zeros[PAD] = {0};
-    return w == NULL ? zeros : (const float *)w->state + at;
+    return w == NULL ? cpu_zeros : (const float *)w->state + at;
 }
 
 // Columns k.. of rows row.. of a transposed matrix as rows of x, PACK_K apart. Stored rows that lie

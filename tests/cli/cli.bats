@@ -198,6 +198,10 @@ JSON
     shows 'job.json:11: $.cache[1].windw_tokens: unknown key; did you mean "window_tokens"?'
     shows 'job.json:14: $.output.part_bytes: '
     says "3 errors"
+    rm a.txt # what is missing is said as well
+    expect 65 "$BASIN" validate job.json
+    shows 'job.json:6: $.input[0].path: a.txt'
+    says "4 errors"
     expect 65 "$BASIN" run job.json
     says 'job.json:11: $.cache[1].windw_tokens'
 }
@@ -254,6 +258,10 @@ JSON
     jq -es 'map(.id) == ["a.txt", "a.txt", "b.txt", "b.txt"]' <<< "$output"
     expect 0 "$BASIN" cat out --id b.txt --setting window
     jq -es 'length == 1 and .[0].setting == "window"' <<< "$output"
+    expect 64 "$BASIN" cat out --setting windows
+    says 'no cache setting "windows"; it has sink, window'
+    expect 66 "$BASIN" cat out --id c.txt --setting window
+    says 'no row of a document "c.txt"'
     expect 0 "$BASIN" cat out --fields id,setting,nothing --tsv
     [[ "${output%%$'\n'*}" == $'id\tsetting\tnothing' ]]
     [[ "$output" == *$'a.txt\tsink\t'* ]]
@@ -499,6 +507,8 @@ JSON
     "$BASIN" run job.json --quiet
     expect 0 "$BASIN" plan job.json --json
     jq -e '.parts_published == 2 and .bytes_left == 0' <<< "$output"
+    expect 73 "$BASIN" plan job.json --set cache.0.sink_tokens=2
+    says 'holds another job: $.manifest.cache[0].sink_tokens is 4 there and 2 here'
 }
 
 @test "tokenize and back" {

@@ -172,3 +172,17 @@ JSON
         [[ "$output" == *"a line of an OpenAI batch, input of a generate job"* ]]
     done
 }
+
+@test "standard input may be compressed" {
+    "$BASIN" tokenize "$MODEL" - <all/long.txt >want-ids
+    "$BASIN" score "$MODEL" - --sink 4 --window 60 <all/part3.txt >want-row
+    for z in 'gzip -nc' 'zstd -qc' 'lz4 -qc'; do
+        $z all/long.txt | "$BASIN" tokenize "$MODEL" | cmp - want-ids
+        $z want-ids | "$BASIN" tokenize "$MODEL" --decode --no-special | cmp - all/long.txt
+        $z all/part3.txt | "$BASIN" score "$MODEL" - --sink 4 --window 60 | cmp - want-row
+    done
+    gzip -nc all/long.txt | head -c 500 >torn
+    run "$BASIN" tokenize "$MODEL" <torn
+    [ "$status" -eq 3 ]
+    [[ "$output" == *"compressed byte"* ]]
+}

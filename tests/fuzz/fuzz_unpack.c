@@ -32,6 +32,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     const enum status st_a = read_all(fd, n - 1, kind, 4096, &a, &sum_a);
     const enum status st_b = read_all(fd, n - 1, kind, 1 + data[0] / 3, &b, &sum_b);
     if (a < 1 << 20) CHECK(st_a == st_b && a == b && sum_a == sum_b);
+    const enum unpack_kind seen = unpack_kind_of_fd(fd); // NONE: a skippable frame in front
+    if (st_a == OK && a > 0) CHECK(seen == kind || (seen == UNPACK_NONE && kind != UNPACK_GZIP));
     close(fd);
     return 0;
 }

@@ -2,8 +2,9 @@
  * attention and the head reach. For people; prints a Markdown table. The best of several
  * repetitions counts, because the machine may be shared.
  *
- * build: make build/release/tools/bench/kernels     run: build/release/tools/bench/kernels
- * [threads] */
+ * build: make build/release/tools/bench/kernels
+ * run:   build/release/tools/bench/kernels [threads [operation [device]]], e.g. 1 attend amx; the names
+ *        are beginnings, and parts of the device's description */
 #include "kernels/cpu/cpu_impl.h"
 
 #include <stdio.h>
@@ -185,35 +186,55 @@ static void bench_head(struct dev *d, int n_thread, int64_t n, int64_t k, int64_
     free(data);
 }
 
-static void bench_kernels(const struct cpu_kernels *k, enum dtype compute, int n_thread) {
+struct wish {
+    int n_thread;
+    const char *op, *device;
+};
+
+static bool wanted(const struct wish *w, const char *op) {
+    return strncmp(op, w->op, strlen(w->op)) == 0;
+}
+
+static void bench_kernels(const struct cpu_kernels *k, enum dtype compute, const struct wish *w) {
+    const int n_thread = w->n_thread;
     struct dev *d = NULL;
     struct err e = {0};
     const struct dev_config c = {.n_thread = n_thread, .isa = k->isa, .compute = compute};
-    const double limit = peak(k, compute == DT_BF16 && k->bf16_pairs, n_thread);
     ok(cpu_open_with(&d, k, &c, &e), &e);
+    if (strstr(dev_describe(d), w->device) == NULL) {
+        dev_close(d);
+        return;
+    }
+    const double limit = peak(k, compute == DT_BF16 && k->bf16_pairs, n_thread);
     printf("\n%s: peak %.1f GFLOP/s\n\n", dev_describe(d), limit);
     printf(
         "| operation                    | best        | GFLOP/s | of peak |\n|---|---|---|---|\n");
-    bench_linear(d, n_thread, 2048, 576, 1536, limit);
-    bench_linear(d, n_thread, 2048, 1536, 576, limit);
-    bench_linear(d, n_thread, 2048, 192, 576, limit);
-    bench_linear(d, n_thread, 1, 576, 1536, limit);
-    bench_attend(d, n_thread, 2048, 1020, 9, 3, 64, limit);
-    bench_attend(d, n_thread, 2048, 124, 9, 3, 64, limit);
-    bench_head(d, n_thread, 2048, 576, 49152, limit);
+    if (wanted(w, "linear")) {
+        bench_linear(d, n_thread, 2048, 576, 1536, limit);
+        bench_linear(d, n_thread, 2048, 1536, 576, limit);
+        bench_linear(d, n_thread, 2048, 192, 576, limit);
+        bench_linear(d, n_thread, 1, 576, 1536, limit);
+    }
+    if (wanted(w, "attend")) {
+        bench_attend(d, n_thread, 2048, 1020, 9, 3, 64, limit);
+        bench_attend(d, n_thread, 2048, 124, 9, 3, 64, limit);
+    }
+    if (wanted(w, "head")) bench_head(d, n_thread, 2048, 576, 49152, limit);
     dev_close(d);
 }
 
 int main(int argc, char **argv) {
-    const int n_thread = argc > 1 ? atoi(argv[1]) : cpu_threads();
+    const struct wish w = {.n_thread = argc > 1 ? atoi(argv[1]) : cpu_threads(),
+                           .op = argc > 2 ? argv[2] : "",
+                           .device = argc > 3 ? argv[3] : ""};
 #if defined(__x86_64__)
-    if (cpu_isa_best() >= CPU_AVX2) bench_kernels(&cpu_kernels_avx2, DT_F32, n_thread);
+    if (cpu_isa_best() >= CPU_AVX2) bench_kernels(&cpu_kernels_avx2, DT_F32, &w);
     if (cpu_isa_best() >= CPU_AVX512) {
-        bench_kernels(&cpu_kernels_avx512, DT_F32, n_thread);
-        bench_kernels(&cpu_kernels_avx512, DT_BF16, n_thread);
-        if (cpu_isa_best() >= CPU_AMX) bench_kernels(&cpu_kernels_amx, DT_BF16, n_thread);
+        bench_kernels(&cpu_kernels_avx512, DT_F32, &w);
+        bench_kernels(&cpu_kernels_avx512, DT_BF16, &w);
+        if (cpu_isa_best() >= CPU_AMX) bench_kernels(&cpu_kernels_amx, DT_BF16, &w);
     }
 #endif
-    if (cpu_isa_best() == CPU_PORTABLE) bench_kernels(&cpu_kernels_portable, DT_F32, n_thread);
+    if (cpu_isa_best() == CPU_PORTABLE) bench_kernels(&cpu_kernels_portable, DT_F32, &w);
     return 0;
 }
