@@ -142,8 +142,8 @@ struct arch_given {
     bool multi_query, new_decoder, linear_bias, no_bias, alibi, qk_by_d, logn, dynamic_ntk;
     double expansion, width_scale, output_alpha, query_scalar, logits_by;
     int64_t global_every, n_layer_types, embed_dim, n_parallel_norm, n_group;
-    bool gguf;                     /* read from metadata, and ... */
-    bool gguf_norm_mlp, gguf_also; /* ... has a norm before the MLP; has a `gguf_also` tensor */
+    bool gguf;                                   /* read from metadata, and there are tensors: */
+    bool gguf_norm_mlp, gguf_qk_norm, gguf_also; /* NORM_MLP, NORM_Q, a `gguf_also` of NORM_ATTN */
 };
 
 struct arch {

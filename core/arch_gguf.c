@@ -273,6 +273,7 @@ static void look_at_tensors(const struct reader *r) {
     const struct arch_tensor *norm = arch_tensor_of(a->family, ARCH_NORM_ATTN);
     a->given.gguf = true;
     a->given.gguf_norm_mlp = tensor(r, ARCH_NORM_MLP) != NULL;
+    a->given.gguf_qk_norm = tensor(r, ARCH_NORM_Q) != NULL;
     a->given.gguf_also = norm != NULL && named(r, norm->gguf_also) != NULL;
     a->tied = tensor(r, ARCH_HEAD) == NULL;
     a->qkv_bias = tensor(r, ARCH_Q_BIAS) != NULL;

@@ -211,6 +211,8 @@ static void settle_falcon(struct arch *a) {
     a->parallel = a->parallel || g->new_decoder;
     a->norm_mlp = g->new_decoder ? g->n_parallel_norm != 1 : !a->parallel;
     if (g->gguf) a->norm_mlp = g->gguf_also;
+    // Falcon2-11B, the only one of this shape, has another theta, which converters do not write.
+    if (g->gguf && !g->gguf_also && a->n_kv > 1 && a->rope.theta == 10000) a->rope.theta = 500042;
     a->qkv_bias = a->o_bias = a->mlp_bias = g->linear_bias;
     if (a->d_ff == 0) a->d_ff = 4 * a->d_model;
     if (!g->alibi) return;
@@ -244,8 +246,8 @@ static const struct arch_tensor mpt_tensors[] = {
     TENSOR_PART(Q, ALWAYS, QKV, "transformer.blocks.%d.attn.Wqkv.weight", "blk.%d.attn_qkv.weight"),
     TENSOR_PART(K, ALWAYS, QKV, "transformer.blocks.%d.attn.Wqkv.weight", "blk.%d.attn_qkv.weight"),
     TENSOR_PART(V, ALWAYS, QKV, "transformer.blocks.%d.attn.Wqkv.weight", "blk.%d.attn_qkv.weight"),
-    TENSOR(NORM_Q, QK_NORM, "transformer.blocks.%d.attn.q_ln.weight", NULL),
-    TENSOR(NORM_K, QK_NORM, "transformer.blocks.%d.attn.k_ln.weight", NULL),
+    TENSOR(NORM_Q, QK_NORM, "transformer.blocks.%d.attn.q_ln.weight", "blk.%d.attn_q_norm.weight"),
+    TENSOR(NORM_K, QK_NORM, "transformer.blocks.%d.attn.k_ln.weight", "blk.%d.attn_k_norm.weight"),
     TENSOR(O, ALWAYS, "transformer.blocks.%d.attn.out_proj.weight", "blk.%d.attn_output.weight"),
     TENSOR(NORM_MLP, ALWAYS, "transformer.blocks.%d.norm_2.weight", "blk.%d.ffn_norm.weight"),
     TENSOR(UP, ALWAYS, "transformer.blocks.%d.ffn.up_proj.weight", "blk.%d.ffn_up.weight"),
@@ -292,7 +294,10 @@ static const struct arch_field mpt_keys[] = {
 };
 
 static void settle_mpt(struct arch *a) {
-    if (a->given.gguf) return;
+    if (a->given.gguf) {
+        a->qk_norm = a->given.gguf_qk_norm;
+        return;
+    }
     const double by = a->given.expansion > 0 ? a->given.expansion : 4;
     a->d_ff = (int64_t)fmin(by * (double)a->d_model, 1e9);
 }

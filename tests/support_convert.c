@@ -96,6 +96,7 @@ void support_put_metadata(struct gw *w, const struct arch *a, enum support_local
     if (f->parallel)
         gw_bool(w, under(f->arch, "use_parallel_residual"),
                 a->parallel || strcmp(f->arch, "stablelm") == 0);
+    if (a->qkv_clip > 0) gw_f32(w, under(f->arch, "attention.clamp_kqv"), (float)a->qkv_clip);
     if (a->positions == POS_ALIBI)
         gw_f32(w, under(f->arch, "attention.max_alibi_bias"), (float)a->alibi_max);
     if (a->qkv_clip > 0) gw_f32(w, under(f->arch, "attention.clamp_kqv"), (float)a->qkv_clip);

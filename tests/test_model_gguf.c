@@ -82,7 +82,7 @@ static bool read_fixture(struct fixture *f, const char *path, const char *mode) 
 static void test_fixtures(void **state) {
     (void)state;
     // The factors of llama3's scaling are float32 in the file: positions up to thousands turn the last
-    // bits of their angles. Gemma's norms are float32 with 1 added, which rounds them. The rest is the
+    // bits of their angles; MPT's clip of 0.8 is rounded too. Gemma's norms are float32 with 1 added, which rounds them. The rest is the
     // same arithmetic in another order of dimensions, with an epsilon that was rounded to float32.
     static const struct {
         const char *name;
@@ -110,7 +110,15 @@ static void test_fixtures(void **state) {
                  {"mpt", 1e-9, 2, LOCAL_UNSAID},
                  {"mpt_clip", 1e-6, 2, LOCAL_UNSAID}, // its limit is float32 in the file
                  {"qwen", 1e-9, 2, LOCAL_UNSAID},
-                 {"gpt2", 1e-9, 1, LOCAL_UNSAID}};
+                 {"gpt2", 1e-9, 1, LOCAL_UNSAID},
+                 {"mistral_hd24", 1e-9, 2, LOCAL_UNSAID},
+                 {"llama_biases", 1e-9, 2, LOCAL_UNSAID},
+                 {"qwen2_hd80", 1e-9, 2, LOCAL_UNSAID},
+                 {"qwen3_hd96", 1e-9, 2, LOCAL_UNSAID},
+                 {"stablelm2_par", 1e-9, 2, LOCAL_UNSAID},
+                 {"falcon_one_norm", 1e-9, 2, LOCAL_UNSAID},
+                 {"mpt_clip", 1e-6, 2, LOCAL_UNSAID},
+                 {"mpt_qkln", 1e-9, 2, LOCAL_UNSAID}};
     static const char *const modes[] = {"dense", "sink_s4_w28"};
     static struct fixture f;
     for (size_t i = 0; i < COUNTOF(cases); i++) {
@@ -140,7 +148,8 @@ static void test_fixtures(void **state) {
 /* What llama.cpp's converter makes of the fixtures is what they are rewritten as here. */
 
 // Where the converter says what it always says, whatever the model; and a key it has lost.
-static const char *const unlike[] = {"gpt2.feed_forward_length", "stablelm.use_parallel_residual",
+static const char *const unlike[] = {"gpt2.feed_forward_length", "falcon.feed_forward_length",
+                                     "stablelm.use_parallel_residual",
                                      "qwen.attention.layer_norm_epsilon"};
 
 static void compare_key(const struct gguf_files *g, const char *key, const char *want) {
@@ -210,7 +219,7 @@ static void test_as_converted(void **state) {
         }
     }
     assert_int_equal(n_tensor, gguf_count(g));
-    assert_int_equal(n_model, 20);
+    assert_int_equal(n_model, 28);
     gguf_close(g);
     fclose(f);
 }

@@ -376,8 +376,11 @@ family("gptneox", "parallel_number", "format", "gptneox.use_parallel_residual: m
 family("gptneox", "no_rope", "format", "gptneox.rope.dimension_count: missing", drop=["rope.dimension_count"])
 family("mpt", "no_alibi", "format", "mpt.attention.max_alibi_bias: missing", drop=["attention.max_alibi_bias"])
 family("mpt", "alibi_zero", "format", "mpt.attention.max_alibi_bias: out of range", {"attention.max_alibi_bias": (F32, 0.0)})
-family("mpt", "clamp", "format", "mpt.attention.clamp_kqv: out of range", {"attention.clamp_kqv": (F32, -6.0)})
-family("mpt", "qk_norm", "unsupported", "tensor blk.0.attn_q_norm.weight has no place", tensors={L0 + "attn_q_norm.weight": [8]})
+family("mpt", "clamp_zero", "format", "mpt.attention.clamp_kqv: out of range", {"attention.clamp_kqv": (F32, 0.0)})
+family("mpt", "clamp_text", "format", "mpt.attention.clamp_kqv: must be a number, not string", {"attention.clamp_kqv": (STR, "6")})
+family("mpt", "qk_norm", "format", "tensor blk.0.attn_k_norm.weight is missing", tensors={L0 + "attn_q_norm.weight": [8]})
+family("mpt", "qk_norm_head", "format", "tensor blk.0.attn_q_norm.weight has shape [4]; the metadata asks for [8]",
+       tensors={L0 + "attn_q_norm.weight": [4], L0 + "attn_k_norm.weight": [4]})
 family("mpt", "rope", "unsupported", "mpt.rope.freq_base: not an entry of the mpt", {"rope.freq_base": (F32, 10000.0)})
 family("gpt2", "positions_short", "format", "tensor position_embd.weight has shape [32, 8]; the metadata asks for [64, 8]",
        tensors={"position_embd.weight": [8, 32]})
