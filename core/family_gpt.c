@@ -211,8 +211,6 @@ static void settle_falcon(struct arch *a) {
     a->parallel = a->parallel || g->new_decoder;
     a->norm_mlp = g->new_decoder ? g->n_parallel_norm != 1 : !a->parallel;
     if (g->gguf) a->norm_mlp = g->gguf_also;
-    // Falcon2-11B, the only one of this shape, has another theta, which converters do not write.
-    if (g->gguf && !g->gguf_also && a->n_kv > 1 && a->rope.theta == 10000) a->rope.theta = 500042;
     a->qkv_bias = a->o_bias = a->mlp_bias = g->linear_bias;
     if (a->d_ff == 0) a->d_ff = 4 * a->d_model;
     if (!g->alibi) return;

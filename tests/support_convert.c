@@ -99,7 +99,6 @@ void support_put_metadata(struct gw *w, const struct arch *a, enum support_local
     if (a->qkv_clip > 0) gw_f32(w, under(f->arch, "attention.clamp_kqv"), (float)a->qkv_clip);
     if (a->positions == POS_ALIBI)
         gw_f32(w, under(f->arch, "attention.max_alibi_bias"), (float)a->alibi_max);
-    if (a->qkv_clip > 0) gw_f32(w, under(f->arch, "attention.clamp_kqv"), (float)a->qkv_clip);
     if (strcmp(f->arch, "phi3") == 0 || strcmp(f->arch, "gemma3") == 0)
         gw_u32(w, under(f->arch, "attention.sliding_window"), (uint32_t)a->window);
     if (strcmp(f->arch, "falcon") == 0) gw_str(w, "falcon.tensor_data_layout", "jploski");

@@ -116,7 +116,6 @@ static void test_fixtures(void **state) {
                  {"qwen2_hd80", 1e-9, 2, LOCAL_UNSAID},
                  {"qwen3_hd96", 1e-9, 2, LOCAL_UNSAID},
                  {"stablelm2_par", 1e-9, 2, LOCAL_UNSAID},
-                 {"falcon_one_norm", 1e-9, 2, LOCAL_UNSAID},
                  {"mpt_clip", 1e-6, 2, LOCAL_UNSAID},
                  {"mpt_qkln", 1e-9, 2, LOCAL_UNSAID}};
     static const char *const modes[] = {"dense", "sink_s4_w28"};
