@@ -1,0 +1,567 @@
+/* Panels of stored weights times a few rows, included by each decode_*.c behind vec.h: unpacking in
+ * registers, MR rows by one vector of columns, every instance for one type, mode and row count.
+ * kernels/cpu/decode.h says how panels and rows lie and in which order is summed. */
+#include "kernels/cpu/decode.h"
+
+#define ALWAYS static inline __attribute__((always_inline))
+
+// Steps of a block unroll where shifts by a constant are cheaper; rows, as many as registers hold.
+#if VEC_ISA == 0
+enum { ROWS_MAX = 4 };
+#define UNROLL_STEPS
+#elif VEC_ISA == 1
+enum { ROWS_MAX = 4 };
+#define UNROLL_STEPS _Pragma("GCC unroll 32")
+#else
+enum { ROWS_MAX = 8 };
+#define UNROLL_STEPS _Pragma("GCC unroll 32")
+#endif
+
+// ---- words: one vector of VL 32-bit integers
+
+#if VEC_ISA == 2
+typedef __m512i vi;
+ALWAYS vi i_load(const void *p) {
+    return _mm512_loadu_si512(p);
+}
+ALWAYS vi i_set1(uint32_t x) {
+    return _mm512_set1_epi32((int)x);
+}
+ALWAYS vi i_and(vi a, vi b) {
+    return _mm512_and_si512(a, b);
+}
+ALWAYS vi i_or(vi a, vi b) {
+    return _mm512_or_si512(a, b);
+}
+ALWAYS vi i_sub(vi a, vi b) {
+    return _mm512_sub_epi32(a, b);
+}
+ALWAYS vi i_shl(vi a, int n) {
+    return _mm512_slli_epi32(a, (unsigned)n);
+}
+ALWAYS vi i_shr(vi a, int n) {
+    return _mm512_srli_epi32(a, (unsigned)n);
+}
+ALWAYS vi i_sar(vi a, int n) {
+    return _mm512_srai_epi32(a, (unsigned)n);
+}
+ALWAYS vf i_float(vi a) {
+    return _mm512_cvtepi32_ps(a);
+}
+ALWAYS vf i_as_float(vi a) {
+    return _mm512_castsi512_ps(a);
+}
+ALWAYS vf load_halves(const unsigned char *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+ALWAYS vf load_bytes(const unsigned char *p, bool is_signed) {
+    const __m128i b = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return _mm512_cvtepi32_ps(is_signed ? _mm512_cvtepi8_epi32(b) : _mm512_cvtepu8_epi32(b));
+}
+// Four products of bytes a lane: w unsigned; Q8's w made unsigned.
+ALWAYS vi i_dot(vi acc, vi w, vi x) {
+    return _mm512_dpbusd_epi32(acc, w, x);
+}
+enum { Q8_ZERO = 128 };
+ALWAYS vi q8_word(vi w) {
+    return _mm512_xor_si512(w, i_set1(0x80808080u));
+}
+ALWAYS vi i_dot_q8(vi acc, vi w, vi x) {
+    return _mm512_dpbusd_epi32(acc, w, x);
+}
+
+#elif VEC_ISA == 1
+typedef __m256i vi;
+ALWAYS vi i_load(const void *p) {
+    return _mm256_loadu_si256(p);
+}
+ALWAYS vi i_set1(uint32_t x) {
+    return _mm256_set1_epi32((int)x);
+}
+ALWAYS vi i_and(vi a, vi b) {
+    return _mm256_and_si256(a, b);
+}
+ALWAYS vi i_or(vi a, vi b) {
+    return _mm256_or_si256(a, b);
+}
+ALWAYS vi i_sub(vi a, vi b) {
+    return _mm256_sub_epi32(a, b);
+}
+ALWAYS vi i_shl(vi a, int n) {
+    return _mm256_slli_epi32(a, n);
+}
+ALWAYS vi i_shr(vi a, int n) {
+    return _mm256_srli_epi32(a, n);
+}
+ALWAYS vi i_sar(vi a, int n) {
+    return _mm256_srai_epi32(a, n);
+}
+ALWAYS vf i_float(vi a) {
+    return _mm256_cvtepi32_ps(a);
+}
+ALWAYS vf i_as_float(vi a) {
+    return _mm256_castsi256_ps(a);
+}
+ALWAYS vf load_halves(const unsigned char *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+ALWAYS vf load_bytes(const unsigned char *p, bool is_signed) {
+    const __m128i b = _mm_loadl_epi64((const __m128i *)(const void *)p);
+    return _mm256_cvtepi32_ps(is_signed ? _mm256_cvtepi8_epi32(b) : _mm256_cvtepu8_epi32(b));
+}
+// Pairs of products fit 16 bits: w is below 64, or below 129 against 127.
+ALWAYS vi i_dot(vi acc, vi w, vi x) {
+    const __m256i pairs = _mm256_maddubs_epi16(w, x);
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+enum { Q8_ZERO = 0 };
+ALWAYS vi q8_word(vi w) {
+    return w;
+}
+ALWAYS vi i_dot_q8(vi acc, vi w, vi x) {
+    return i_dot(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+}
+
+#else
+typedef vu vi;
+typedef int32_t vs __attribute__((vector_size(16)));
+ALWAYS vi i_load(const void *p) {
+    vi x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+ALWAYS vi i_set1(uint32_t x) {
+    return (vi){x, x, x, x};
+}
+ALWAYS vi i_and(vi a, vi b) {
+    return a & b;
+}
+ALWAYS vi i_or(vi a, vi b) {
+    return a | b;
+}
+ALWAYS vi i_sub(vi a, vi b) {
+    return a - b;
+}
+ALWAYS vi i_shl(vi a, int n) {
+    return a << (uint32_t)n;
+}
+ALWAYS vi i_shr(vi a, int n) {
+    return a >> (uint32_t)n;
+}
+ALWAYS vi i_sar(vi a, int n) {
+    return (vi)((vs)a >> n);
+}
+ALWAYS vf i_float(vi a) {
+    return __builtin_convertvector((vs)a, vf);
+}
+ALWAYS vf i_as_float(vi a) {
+    return (vf)a;
+}
+ALWAYS vf load_halves(const unsigned char *p) {
+    uint16_t h[VL];
+    memcpy(h, p, sizeof h);
+    return (vf){dtype_f16_to_f32(h[0]), dtype_f16_to_f32(h[1]), dtype_f16_to_f32(h[2]),
+                dtype_f16_to_f32(h[3])};
+}
+ALWAYS vf load_bytes(const unsigned char *p, bool is_signed) {
+    vf x = {p[0], p[1], p[2], p[3]};
+    if (is_signed)
+        for (int i = 0; i < VL; i++) x[i] = (float)(int8_t)p[i];
+    return x;
+}
+enum { Q8_ZERO = 0 };
+ALWAYS vi q8_word(vi w) {
+    return w;
+}
+ALWAYS vi i_dot_q8(vi acc, vi w, vi x) {
+#pragma GCC unroll 4
+    for (int b = 0; b < 4; b++)
+        acc += (vi)((vs)i_sar(i_shl(w, 24 - 8 * b), 24) * (vs)i_sar(i_shl(x, 24 - 8 * b), 24));
+    return acc;
+}
+ALWAYS vi i_dot(vi acc, vi w, vi x) { // w is below 64: its bytes are positive as signed ones, too
+    return i_dot_q8(acc, w, x);
+}
+#endif
+
+// The bits `mask` of a word that is shifted so that bit `from` comes to lie at bit `to`.
+ALWAYS vi bits_at(vi w, int from, int to, uint32_t mask) {
+    const vi s = from > to ? i_shr(w, from - to) : i_shl(w, to - from);
+    return i_and(s, i_set1(mask));
+}
+
+// ---- steps of a block whose words begin at p: VL words beside each other
+
+ALWAYS vi word_at(const unsigned char *p, int i) {
+    return i_load(p + (size_t)i * VL * 4);
+}
+
+// Element s in the order of the words, as float.
+ALWAYS vf step_f32(const struct cpu_form f, const unsigned char *p, const int s) {
+    if (f.plane == PLANE_F32) return i_as_float(word_at(p, s));
+    if (f.plane == PLANE_BF16)
+        return i_as_float(s % 2 == 0 ? i_shl(word_at(p, s / 2), 16)
+                                     : i_and(word_at(p, s / 2), i_set1(0xFFFF0000u)));
+    if (f.plane == PLANE_Q8) return i_float(i_sar(i_shl(word_at(p, s / 4), 24 - s % 4 * 8), 24));
+    const int j = s / 8, n = s % 8, byte = n / 2, group = 2 * j + n % 2;
+    vi v = bits_at(word_at(p, j), 4 * n, 0, 15);
+    if (f.plane == PLANE_Q5) v = i_or(v, bits_at(word_at(p, 4), 8 * byte + group, 4, 0x10));
+    if (f.plane == PLANE_Q6) v = i_or(v, bits_at(word_at(p, 2), 8 * byte + 2 * group, 4, 0x30));
+    return i_float(f.zero != 0 ? i_sub(v, i_set1((uint32_t)f.zero)) : v);
+}
+
+// Elements 4 s..4 s+3 of the block as bytes.
+ALWAYS vi step_int8(const struct cpu_form f, const unsigned char *p, const int s) {
+    if (f.plane == PLANE_Q8) return q8_word(word_at(p, s));
+    vi v = bits_at(word_at(p, s / 2), s % 2 * 4, 0, 0x0F0F0F0Fu);
+    if (f.plane == PLANE_Q5) v = i_or(v, bits_at(word_at(p, 4), s, 4, 0x10101010u));
+    if (f.plane == PLANE_Q6) v = i_or(v, bits_at(word_at(p, 2), 2 * s, 4, 0x30303030u));
+    return v;
+}
+
+#if VEC_ISA == 2
+// The integers -32..31 as bf16.
+static const uint16_t bf16_ints[64] = {
+    0xC200, 0xC1F8, 0xC1F0, 0xC1E8, 0xC1E0, 0xC1D8, 0xC1D0, 0xC1C8, 0xC1C0, 0xC1B8, 0xC1B0,
+    0xC1A8, 0xC1A0, 0xC198, 0xC190, 0xC188, 0xC180, 0xC170, 0xC160, 0xC150, 0xC140, 0xC130,
+    0xC120, 0xC110, 0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040, 0xC000, 0xBF80, 0x0000,
+    0x3F80, 0x4000, 0x4040, 0x4080, 0x40A0, 0x40C0, 0x40E0, 0x4100, 0x4110, 0x4120, 0x4130,
+    0x4140, 0x4150, 0x4160, 0x4170, 0x4180, 0x4188, 0x4190, 0x4198, 0x41A0, 0x41A8, 0x41B0,
+    0x41B8, 0x41C0, 0x41C8, 0x41D0, 0x41D8, 0x41E0, 0x41E8, 0x41F0, 0x41F8};
+
+struct tables {
+    vi low, high; // what the lowest five (Q6: six) bits of each half of a word stand for
+};
+ALWAYS struct tables tables_of(const struct cpu_form f) {
+    const uint16_t *t = bf16_ints + 32 - f.zero;
+    struct tables r;
+    r.low = f.plane == PLANE_Q4
+                ? _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)t))
+                : i_load(t);
+    r.high = f.plane == PLANE_Q6 ? i_load(t + 32) : r.low;
+    return r;
+}
+
+// a where the bits of mask are set, b elsewhere.
+ALWAYS vi bit_select(uint32_t mask, vi a, vi b) {
+    return _mm512_ternarylogic_epi32(i_set1(mask), a, b, 0xCA);
+}
+ALWAYS vi halves_at(vi w, int from, int to) {
+    return from > to ? _mm512_srli_epi16(w, from - to)
+                     : _mm512_slli_epi16(w, to - from);
+}
+
+/* Pair s of a block as bf16: of each 16-bit half of a word the nibble 4 (s % 4), the high bits joined
+ * on top; what is above does not count in the look-up. */
+ALWAYS vi step_pairs(const struct cpu_form f, const unsigned char *p, const int s,
+                     const struct tables *t) {
+    if (f.plane == PLANE_BF16) return word_at(p, s);
+    if (f.plane == PLANE_Q8) { // floats of integers below 129 end in 16 zeros
+        const vi w = word_at(p, s / 2);
+        const vi lo = i_sar(i_shl(w, s % 2 == 0 ? 24 : 16), 24);
+        const vi hi = i_sar(s % 2 == 0 ? i_shl(w, 8) : w, 24);
+        return i_or(i_shr(_mm512_castps_si512(i_float(lo)), 16), _mm512_castps_si512(i_float(hi)));
+    }
+    const int j = s / 4, q = s % 4, group = 2 * j + q % 2;
+    vi v = halves_at(word_at(p, j), 4 * q, 0);
+    if (f.plane == PLANE_Q5)
+        v = bit_select(0x00100010u, halves_at(word_at(p, 4), 8 * (q / 2) + group, 4), v);
+    if (f.plane == PLANE_Q6) {
+        v = bit_select(0x00300030u, halves_at(word_at(p, 2), 8 * (q / 2) + 2 * group, 4), v);
+        return _mm512_permutex2var_epi16(t->low, v, t->high);
+    }
+    return _mm512_permutexvar_epi16(v, t->low);
+}
+ALWAYS vf dot_pairs(vf acc, vi w, uint32_t x) {
+    return _mm512_dpbf16_ps(acc, (__m512bh)w, (__m512bh)i_set1(x));
+}
+#else
+struct tables {
+    int none;
+};
+ALWAYS struct tables tables_of(const struct cpu_form f) {
+    (void)f;
+    return (struct tables){0};
+}
+ALWAYS vi step_pairs(const struct cpu_form f, const unsigned char *p, const int s,
+                     const struct tables *t) { // never called: there is no MODE_PAIRS
+    (void)f, (void)s, (void)t;
+    return i_load(p);
+}
+ALWAYS vf dot_pairs(vf acc, vi w, uint32_t x) {
+    (void)w, (void)x;
+    return acc;
+}
+#endif
+
+// ---- scales
+
+struct scales {
+    vf d, m;
+};
+// Of the block at w, whose group begins with `head`.
+ALWAYS struct scales scales_of(const struct cpu_form f, const struct scales *head,
+                               const unsigned char *w) {
+    if (!f.k) return *head;
+    struct scales s = *head;
+    s.d = s.d * load_bytes(w, f.plane == PLANE_Q6);
+    if (f.min) s.m = v_set1(0.0f) - s.m * load_bytes(w + VL, false);
+    return s;
+}
+ALWAYS struct scales head_of(const struct cpu_form f, const unsigned char *w) {
+    struct scales s = {v_set1(1.0f), v_set1(0.0f)};
+    if (cpu_plane_scaled(f.plane)) s.d = load_halves(w);
+    if (f.min) s.m = load_halves(w + 2 * VL);
+    return s;
+}
+
+ALWAYS float word_float(uint32_t w) {
+    float x;
+    memcpy(&x, &w, sizeof x);
+    return x;
+}
+
+// ---- a panel
+
+// Where a block is at work: its words of w, and of x in row 0.
+struct block_at {
+    const unsigned char *w;
+    const uint32_t *words, *sum, *scale, *start;
+    int64_t ld;
+};
+
+ALWAYS void block_floats(const struct cpu_form f, const enum cpu_mode mode, const int m,
+                         const struct block_at *b, const struct tables *t, vf *s) {
+    const int n = cpu_plane_block(f.plane) / cpu_mode_step(mode);
+#pragma GCC unroll 8
+    for (int r = 0; r < m; r++) s[r] = v_set1(0.0f);
+UNROLL_STEPS
+    for (int i = 0; i < n; i++) {
+        if (mode == MODE_PAIRS) {
+            const vi w = step_pairs(f, b->w, i, t);
+#pragma GCC unroll 8
+            for (int r = 0; r < m; r++) s[r] = dot_pairs(s[r], w, b->words[r * b->ld + i]);
+        } else {
+            const vf w = step_f32(f, b->w, i);
+#pragma GCC unroll 8
+            for (int r = 0; r < m; r++)
+                s[r] = v_fma(v_set1(word_float(b->words[r * b->ld + i])), w, s[r]);
+        }
+    }
+}
+
+ALWAYS void block_ints(const struct cpu_form f, const int m, const struct block_at *b, vf *s) {
+    const int n = cpu_plane_block(f.plane) / 4;
+    vi acc[ROWS_MAX];
+#pragma GCC unroll 8
+    for (int r = 0; r < m; r++) acc[r] = i_set1(b->start[r * b->ld]);
+UNROLL_STEPS
+    for (int i = 0; i < n; i++) {
+        const vi w = step_int8(f, b->w, i);
+#pragma GCC unroll 8
+        for (int r = 0; r < m; r++) {
+            const vi x = i_set1(b->words[r * b->ld + i]);
+            acc[r] = f.plane == PLANE_Q8 ? i_dot_q8(acc[r], w, x) : i_dot(acc[r], w, x);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < m; r++)
+        s[r] = i_float(acc[r]) * v_set1(word_float(b->scale[r * b->ld]));
+}
+
+// One panel times rows 0..m-1 at x; c is [m, VL], ldc apart.
+ALWAYS void panel_body(const struct cpu_form f, const enum cpu_mode mode, const int m,
+                       const struct cpu_packed *p, const uint32_t *x, const unsigned char *w,
+                       const float *bias, float *c, int64_t ldc) {
+    const struct tables t = tables_of(f);
+    const int steps = cpu_plane_block(f.plane) / cpu_mode_step(mode), group = cpu_form_group(f);
+    const size_t block_bytes = (size_t)cpu_form_block(f) * VL;
+    const size_t skip = block_bytes - (size_t)cpu_plane_words(f.plane) * VL * 4;
+    struct block_at b = {NULL, x, x + p->sum, x + p->scale, x + p->start, p->ld};
+    vf tot[ROWS_MAX], s[ROWS_MAX];
+#pragma GCC unroll 8
+    for (int r = 0; r < m; r++) tot[r] = v_load(bias);
+    for (int64_t g = 0; g < p->n_block; g += group) {
+        const struct scales head = head_of(f, w);
+        w += cpu_form_head(f) * VL;
+        for (int i = 0; i < group; i++, w += block_bytes, b.words += steps) {
+            const struct scales sc = scales_of(f, &head, w);
+            b.w = w + skip;
+            if (mode == MODE_INT8)
+                block_ints(f, m, &b, s);
+            else
+                block_floats(f, mode, m, &b, &t, s);
+#pragma GCC unroll 8
+            for (int r = 0; r < m; r++)
+                if (cpu_plane_scaled(f.plane))
+                    tot[r] = v_fma(sc.d, s[r], tot[r]);
+                else
+                    tot[r] = tot[r] + s[r];
+            if (f.min) {
+#pragma GCC unroll 8
+                for (int r = 0; r < m; r++)
+                    tot[r] = v_fma(sc.m, v_set1(word_float(b.sum[r * b.ld])), tot[r]);
+            }
+            b.sum++, b.scale++, b.start++;
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < m; r++) v_store(c + r * ldc, tot[r]);
+}
+
+#define PANEL_ROWS(type, mode, m)                                                                  \
+    case m: panel_body(cpu_form_of(type), mode, m, p, x, w, bias, c, ldc); break
+#if VEC_ISA == 2
+#define MIDDLE_ROWS(type, mode)                                                                    \
+    PANEL_ROWS(type, mode, 2);                                                                     \
+    PANEL_ROWS(type, mode, 4);
+#else
+#define MIDDLE_ROWS(type, mode) PANEL_ROWS(type, mode, 2);
+#endif
+#define PANEL(name, type, mode)                                                                    \
+    static void name(int rows, const struct cpu_packed *p, const uint32_t *x,                      \
+                     const unsigned char *w, const float *bias, float *c, int64_t ldc) {           \
+        switch (rows) {                                                                            \
+            PANEL_ROWS(type, mode, 1);                                                             \
+            MIDDLE_ROWS(type, mode)                                                                \
+        default: panel_body(cpu_form_of(type), mode, ROWS_MAX, p, x, w, bias, c, ldc); break;      \
+        }                                                                                          \
+    }
+#define QUANTIZED(X, mode, suffix)                                                                 \
+    X(q8_0_##suffix, DT_Q8_0, mode)                                                                \
+    X(q4_0_##suffix, DT_Q4_0, mode)                                                                \
+    X(q4_1_##suffix, DT_Q4_1, mode)                                                                \
+    X(q5_0_##suffix, DT_Q5_0, mode)                                                                \
+    X(q5_1_##suffix, DT_Q5_1, mode)                                                                \
+    X(q4_k_##suffix, DT_Q4_K, mode)                                                                \
+    X(q5_k_##suffix, DT_Q5_K, mode)                                                                \
+    X(q6_k_##suffix, DT_Q6_K, mode)
+#define INSTANCES(X)                                                                               \
+    X(f32_f32, DT_F32, MODE_F32)                                                                   \
+    X(bf16_f32, DT_BF16, MODE_F32)                                                                 \
+    QUANTIZED(X, MODE_F32, f32)                                                                    \
+    QUANTIZED(X, MODE_INT8, int8)
+
+INSTANCES(PANEL)
+#if VEC_ISA == 2
+PANEL(bf16_pairs, DT_BF16, MODE_PAIRS)
+QUANTIZED(PANEL, MODE_PAIRS, pairs)
+#define PAIRS_INSTANCES(X) X(bf16_pairs, DT_BF16, MODE_PAIRS) QUANTIZED(X, MODE_PAIRS, pairs)
+#else
+#define PAIRS_INSTANCES(X)
+#endif
+
+typedef void panel_fn(int rows, const struct cpu_packed *p, const uint32_t *x,
+                      const unsigned char *w, const float *bias, float *c, int64_t ldc);
+
+static panel_fn *panel_for(enum dtype type, enum cpu_mode mode) {
+    static panel_fn *const table[3][DT_COUNT] = {
+#define ENTRY(name, type, mode) [mode][type] = name,
+        INSTANCES(ENTRY) PAIRS_INSTANCES(ENTRY)};
+    return table[mode][type];
+}
+
+// The columns that are there of a panel whose last ones are not.
+static void copy_columns(float *c, int64_t ldc, const float *from, int64_t ld, int64_t n_row,
+                         int64_t n_col) {
+    for (int64_t r = 0; r < n_row; r++)
+        memcpy(c + r * ldc, from + r * ld, (size_t)n_col * sizeof *c);
+}
+
+static void panels(const struct cpu_panels *p) {
+    static const float zeros[VL] = {0};
+    panel_fn *run = panel_for(p->x->type, p->x->mode);
+    for (int64_t i = 0; i < p->n_panel; i++) {
+        const int64_t col = i * VL, n_col = p->n_col - col < VL ? p->n_col - col : VL;
+        for (int64_t r = 0, m = 0; r < p->n_row; r += m) {
+            const int64_t left = p->n_row - r;
+            m = left >= ROWS_MAX ? ROWS_MAX : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+            float edge[ROWS_MAX * VL], *c = p->c + r * p->ldc + col;
+            const bool whole = n_col == VL;
+            run((int)m, p->x, p->x->words + r * p->x->ld, p->w + (size_t)i * p->panel_bytes,
+                p->bias != NULL ? p->bias + col : zeros, whole ? c : edge, whole ? p->ldc : VL);
+            if (!whole) copy_columns(c, p->ldc, edge, VL, m, n_col);
+        }
+    }
+}
+
+// ---- rows of x
+
+// Where element i of a step order comes from: the k of word w's parts, per eight or four elements.
+static void order_block(uint8_t *order, enum cpu_plane plane, enum cpu_mode mode) {
+    const int n = cpu_plane_block(plane);
+    for (int i = 0; i < n; i++) {
+        int k = i;
+        if (plane >= PLANE_Q4 && mode == MODE_F32) {
+            k = i / 8 * 8 + i % 8 / 2 + 4 * (i % 2);
+        } else if (plane >= PLANE_Q4 && mode == MODE_PAIRS) {
+            const int q = i % 8 / 2; // halves of a word hold bytes 0 1 and 2 3
+            k = i / 8 * 8 + q / 2 + 4 * (q % 2) + 2 * (i % 2);
+        } else if (plane == PLANE_Q8 && mode == MODE_PAIRS) {
+            k = i / 4 * 4 + i % 4 / 2 + 2 * (i % 2);
+        }
+        order[i] = (uint8_t)k;
+    }
+}
+
+// The sum of n floats: in four lanes, then these; the same for all.
+static float sum_block(const float *x, int n) {
+    float s[4] = {0};
+    for (int i = 0; i < n; i += 4)
+        for (int k = 0; k < 4; k++) s[k] += x[i + k];
+    return (s[0] + s[2]) + (s[1] + s[3]);
+}
+
+static void pack_int8(uint32_t *words, uint32_t *sum, uint32_t *scale, uint32_t *start,
+                      const float *x, int n, int zero) {
+    float max = 0, nan = 0;
+    for (int i = 0; i < n; i++) {
+        const float a = __builtin_fabsf(x[i]);
+        max = a > max ? a : max;
+        nan += x[i] * 0.0f; // NaN unless x is finite
+    }
+    const float d = nan != nan ? nan : max / 127.0f, inv = max > 0 && nan == nan ? 127.0f / max : 0;
+    int8_t q[32];
+    int32_t total = 0;
+    for (int i = 0; i < n; i++) {
+        const float y = inv > 0 ? x[i] * inv : 0.0f;
+        q[i] = (int8_t)__builtin_rintf(y > 127.0f ? 127.0f : y < -127.0f ? -127.0f : y);
+        total += q[i];
+    }
+    memcpy(words, q, (size_t)n);
+    const float s = d * (float)total;
+    const int32_t first = -zero * total;
+    memcpy(sum, &s, sizeof s);
+    memcpy(scale, &d, sizeof d);
+    memcpy(start, &first, sizeof first);
+}
+
+static void pack(const struct cpu_packed *p, int64_t r, const float *from, int64_t n) {
+    const struct cpu_form f = cpu_form_of(p->type);
+    const int block = cpu_plane_block(f.plane), words = block / cpu_mode_step(p->mode);
+    uint32_t *row = p->words + r * p->ld;
+    uint8_t order[32];
+    order_block(order, f.plane, p->mode);
+    for (int64_t b = 0; b < p->n_block; b++, from += block, n -= block) {
+        float x[32] = {0}, y[32];
+        memcpy(x, from, (size_t)(n < block ? n : block) * sizeof *x);
+        uint32_t *to = row + b * words, *sum = row + p->sum + b;
+        if (p->mode == MODE_INT8) {
+            const int zero = f.plane == PLANE_Q8 ? Q8_ZERO : f.zero;
+            pack_int8(to, sum, row + p->scale + b, row + p->start + b, x, block, zero);
+            continue;
+        }
+        if (p->mode == MODE_PAIRS || p->round)
+            for (int i = 0; i < block; i++) x[i] = dtype_bf16_to_f32(dtype_f32_to_bf16(x[i]));
+        const float s = sum_block(x, block);
+        memcpy(sum, &s, sizeof s);
+        for (int i = 0; i < block; i++) y[i] = x[order[i]];
+        if (p->mode == MODE_F32) {
+            memcpy(to, y, (size_t)block * sizeof *y);
+            continue;
+        }
+        bf16_t h[32];
+        for (int i = 0; i < block; i++) h[i] = dtype_f32_to_bf16(y[i]);
+        memcpy(to, h, (size_t)block * sizeof *h);
+    }
+}
