@@ -127,8 +127,9 @@ static const struct shape shapes_32[] = {{1, 32}, {3, 64}, {33, 96}, {130, 352},
 static const struct shape shapes_256[] = {{1, 256}, {7, 512}, {33, 768}};
 
 static const struct shape *shapes_of(enum dtype t, size_t *n) {
-    *n = t < DT_Q8_0 ? COUNTOF(floats_shapes) : t < DT_Q4_K ? COUNTOF(shapes_32)
-                                                            : COUNTOF(shapes_256);
+    *n = t < DT_Q8_0   ? COUNTOF(floats_shapes)
+         : t < DT_Q4_K ? COUNTOF(shapes_32)
+                       : COUNTOF(shapes_256);
     return t < DT_Q8_0 ? floats_shapes : t < DT_Q4_K ? shapes_32 : shapes_256;
 }
 
@@ -325,8 +326,7 @@ static void test_refused(void **state) {
     struct dev *d = NULL;
     struct dev_config c = {.n_thread = 1, .compute = DT_BF16, .int8 = true};
     assert_int_equal(dev_open_cpu(&d, &c, NULL), E_ARG); // blocks
-    c = (struct dev_config){
-        .n_thread = 1, .compute = DT_F32, .purpose = DEV_STEPS, .int8 = true};
+    c = (struct dev_config){.n_thread = 1, .compute = DT_F32, .purpose = DEV_STEPS, .int8 = true};
     assert_int_equal(dev_open_cpu(&d, &c, NULL), E_ARG);
 }
 

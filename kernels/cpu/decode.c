@@ -36,9 +36,9 @@ static struct cpu_packed packed_for(const struct cpu_dev *d, const struct wt *w)
     struct cpu_packed p = {.type = cpu_decode_type(d, w->src.dtype)};
     const struct cpu_form f = cpu_form_of(p.type);
     p.round = c->compute == DT_BF16;
-    p.mode = c->int8 && cpu_plane_scaled(f.plane)                ? MODE_INT8
+    p.mode = c->int8 && cpu_plane_scaled(f.plane)        ? MODE_INT8
              : c->compute == DT_BF16 && d->decode->pairs ? MODE_PAIRS
-                                                                 : MODE_F32;
+                                                         : MODE_F32;
     p.n_block = cpu_decode_blocks(p.type, w->src.n_in);
     p.sum = round16(p.n_block * cpu_plane_block(f.plane) / cpu_mode_step(p.mode));
     p.scale = p.sum + round16(p.n_block);

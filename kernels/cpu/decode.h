@@ -88,8 +88,8 @@ static inline int cpu_mode_step(enum cpu_mode m) {
 struct cpu_packed {
     enum dtype type;
     enum cpu_mode mode;
-    bool round;      /* MODE_F32: x is rounded to bf16 first */
-    int64_t n_block; /* of a row */
+    bool round;                    /* MODE_F32: x is rounded to bf16 first */
+    int64_t n_block;               /* of a row */
     int64_t sum, scale, start, ld; /* in words */
     uint32_t *words;
 };
@@ -108,7 +108,7 @@ struct cpu_panels {
 
 struct cpu_decode {
     int lanes;
-    bool pairs;  /* MODE_PAIRS is there: the mode of a bf16 run */
+    bool pairs; /* MODE_PAIRS is there: the mode of a bf16 run */
     /* Row r of x, n elements, as words. */
     void (*pack)(const struct cpu_packed *x, int64_t r, const float *from, int64_t n);
     void (*panels)(const struct cpu_panels *p);

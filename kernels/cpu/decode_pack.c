@@ -56,8 +56,7 @@ static void integers(uint8_t v[32], const unsigned char *p, enum dtype type, int
         const int half = g / 4, part = g % 4;
         q += 64 * half + 32 * (part % 2), h += 32 * half;
         for (int r = 0; r < 32; r++)
-            v[r] =
-                (uint8_t)((q[r] >> part / 2 * 4 & 15) | (h[r] >> 2 * part & 3) << 4);
+            v[r] = (uint8_t)((q[r] >> part / 2 * 4 & 15) | (h[r] >> 2 * part & 3) << 4);
     } else if (type == DT_Q4_K || type == DT_Q5_K) {
         q += g / 2 * 32;
         for (int r = 0; r < 32; r++) v[r] = q[r] >> g % 2 * 4 & 15;
@@ -116,8 +115,8 @@ static bool pack_lane(unsigned char *out, int lanes, int lane, const unsigned ch
         out += cpu_form_head(f) * lanes;
         uint8_t v[32];
         for (int i = 0; i < group; i++) {
-            unsigned char *words = out + cpu_form_block(f) * lanes -
-                                   4 * cpu_plane_words(f.plane) * lanes + 4 * lane;
+            unsigned char *words =
+                out + cpu_form_block(f) * lanes - 4 * cpu_plane_words(f.plane) * lanes + 4 * lane;
             if (f.k) byte_scales(p, type, i, out + lane, out + lanes + lane);
             const int at = i * block;
             if (at % 32 == 0) integers(v, p, type, at / 32);

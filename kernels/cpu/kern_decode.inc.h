@@ -247,8 +247,7 @@ ALWAYS vi bit_select(uint32_t mask, vi a, vi b) {
     return _mm512_ternarylogic_epi32(i_set1(mask), a, b, 0xCA);
 }
 ALWAYS vi halves_at(vi w, int from, int to) {
-    return from > to ? _mm512_srli_epi16(w, from - to)
-                     : _mm512_slli_epi16(w, to - from);
+    return from > to ? _mm512_srli_epi16(w, from - to) : _mm512_slli_epi16(w, to - from);
 }
 
 /* Pair s of a block as bf16: of each 16-bit half of a word the nibble 4 (s % 4), the high bits joined
@@ -335,7 +334,7 @@ ALWAYS void block_floats(const struct cpu_form f, const enum cpu_mode mode, cons
     const int n = cpu_plane_block(f.plane) / cpu_mode_step(mode);
 #pragma GCC unroll 8
     for (int r = 0; r < m; r++) s[r] = v_set1(0.0f);
-UNROLL_STEPS
+    UNROLL_STEPS
     for (int i = 0; i < n; i++) {
         if (mode == MODE_PAIRS) {
             const vi w = step_pairs(f, b->w, i, t);
@@ -355,7 +354,7 @@ ALWAYS void block_ints(const struct cpu_form f, const int m, const struct block_
     vi acc[ROWS_MAX];
 #pragma GCC unroll 8
     for (int r = 0; r < m; r++) acc[r] = i_set1(b->start[r * b->ld]);
-UNROLL_STEPS
+    UNROLL_STEPS
     for (int i = 0; i < n; i++) {
         const vi w = step_int8(f, b->w, i);
 #pragma GCC unroll 8
@@ -365,8 +364,7 @@ UNROLL_STEPS
         }
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < m; r++)
-        s[r] = i_float(acc[r]) * v_set1(word_float(b->scale[r * b->ld]));
+    for (int r = 0; r < m; r++) s[r] = i_float(acc[r]) * v_set1(word_float(b->scale[r * b->ld]));
 }
 
 // One panel times rows 0..m-1 at x; c is [m, VL], ldc apart.
@@ -410,7 +408,9 @@ ALWAYS void panel_body(const struct cpu_form f, const enum cpu_mode mode, const 
 }
 
 #define PANEL_ROWS(type, mode, m)                                                                  \
-    case m: panel_body(cpu_form_of(type), mode, m, p, x, w, bias, c, ldc); break
+    case m:                                                                                        \
+        panel_body(cpu_form_of(type), mode, m, p, x, w, bias, c, ldc);                             \
+        break
 #if VEC_ISA == 2
 #define MIDDLE_ROWS(type, mode)                                                                    \
     PANEL_ROWS(type, mode, 2);                                                                     \
