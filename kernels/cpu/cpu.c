@@ -121,7 +121,7 @@ enum status cpu_open_with(struct dev **out, const struct cpu_kernels *k, const s
     d->base.kv = bf16 ? DT_BF16 : DT_F32;
     d->base.op = "open";
     d->k = k;
-    if (c->purpose == DEV_STEPS) d->decode = cpu_decode_of(k->isa, c);
+    if (c->purpose == DEV_STEPS) d->decode = cpu_decode_of(c->isa);
     d->n_thread = c->n_thread;
     d->pairs = bf16 && k->bf16_pairs;
     d->round = bf16 && !k->bf16_pairs;

@@ -81,7 +81,7 @@ bool cpu_weight_floats(const struct cpu_dev *d, const struct dev_weight_src *s, 
 /* ---- steps: how matrices are kept, and what reads them (decode*.c) */
 
 /* The micro-kernels of an instruction set. */
-const struct cpu_decode *cpu_decode_of(enum cpu_isa isa, const struct dev_config *c);
+const struct cpu_decode *cpu_decode_of(enum cpu_isa isa);
 
 /* The type that a matrix is kept as, the blocks of a row, the bytes of a panel. */
 enum dtype cpu_decode_type(const struct cpu_dev *d, enum dtype stored);

@@ -9,10 +9,10 @@
 
 enum { FEW_ROWS = 4 }; // so few rows are packed sooner than a team meets
 
-const struct cpu_decode *cpu_decode_of(enum cpu_isa isa, const struct dev_config *c) {
+const struct cpu_decode *cpu_decode_of(enum cpu_isa isa) {
     switch (isa) {
 #if defined(__x86_64__)
-    case CPU_AMX:
+    case CPU_AMX: return &cpu_decode_amx;
     case CPU_AVX512: return &cpu_decode_avx512;
     case CPU_AVX2: return &cpu_decode_avx2;
 #else
@@ -22,7 +22,6 @@ const struct cpu_decode *cpu_decode_of(enum cpu_isa isa, const struct dev_config
 #endif
     case CPU_PORTABLE: break;
     }
-    (void)c;
     return &cpu_decode_portable;
 }
 

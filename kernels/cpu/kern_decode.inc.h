@@ -196,15 +196,15 @@ ALWAYS vi word_at(const unsigned char *p, int i) {
     return i_load(p + (size_t)i * VL * 4);
 }
 
-// Element s in the order of the words, as float.
+// Element s of the block as float.
 ALWAYS vf step_f32(const struct cpu_form f, const unsigned char *p, const int s) {
     if (f.plane == PLANE_F32) return i_as_float(word_at(p, s));
     if (f.plane == PLANE_BF16)
         return i_as_float(s % 2 == 0 ? i_shl(word_at(p, s / 2), 16)
                                      : i_and(word_at(p, s / 2), i_set1(0xFFFF0000u)));
     if (f.plane == PLANE_Q8) return i_float(i_sar(i_shl(word_at(p, s / 4), 24 - s % 4 * 8), 24));
-    const int j = s / 8, n = s % 8, byte = n / 2, group = 2 * j + n % 2;
-    vi v = bits_at(word_at(p, j), 4 * n, 0, 15);
+    const int byte = s % 4, group = s / 4;
+    vi v = bits_at(word_at(p, s / 8), 8 * byte + 4 * (group % 2), 0, 15);
     if (f.plane == PLANE_Q5) v = i_or(v, bits_at(word_at(p, 4), 8 * byte + group, 4, 0x10));
     if (f.plane == PLANE_Q6) v = i_or(v, bits_at(word_at(p, 2), 8 * byte + 2 * group, 4, 0x30));
     return i_float(f.zero != 0 ? i_sub(v, i_set1((uint32_t)f.zero)) : v);
@@ -487,81 +487,106 @@ static void panels(const struct cpu_panels *p) {
 
 // ---- rows of x
 
-// Where element i of a step order comes from: the k of word w's parts, per eight or four elements.
-static void order_block(uint8_t *order, enum cpu_plane plane, enum cpu_mode mode) {
-    const int n = cpu_plane_block(plane);
-    for (int i = 0; i < n; i++) {
-        int k = i;
-        if (plane >= PLANE_Q4 && mode == MODE_F32) {
-            k = i / 8 * 8 + i % 8 / 2 + 4 * (i % 2);
-        } else if (plane >= PLANE_Q4 && mode == MODE_PAIRS) {
-            const int q = i % 8 / 2; // halves of a word hold bytes 0 1 and 2 3
-            k = i / 8 * 8 + q / 2 + 4 * (q % 2) + 2 * (i % 2);
-        } else if (plane == PLANE_Q8 && mode == MODE_PAIRS) {
-            k = i / 4 * 4 + i % 4 / 2 + 2 * (i % 2);
-        }
-        order[i] = (uint8_t)k;
-    }
+// The next n elements of a row, at most a block of them, and zeros to the end of the block.
+ALWAYS void load_block(float *x, const float *from, int64_t n, int block) {
+    if (n < block) memset(x, 0, (size_t)block * sizeof *x);
+    memcpy(x, from, (size_t)(n < block ? n : block) * sizeof *x);
 }
 
-// The sum of n floats: in four lanes, then these; the same for all.
-static float sum_block(const float *x, int n) {
-    float s[4] = {0};
-    for (int i = 0; i < n; i += 4)
-        for (int k = 0; k < 4; k++) s[k] += x[i + k];
-    return (s[0] + s[2]) + (s[1] + s[3]);
+ALWAYS uint32_t float_word(float x) {
+    uint32_t w;
+    memcpy(&w, &x, sizeof w);
+    return w;
 }
 
-static void pack_int8(uint32_t *words, uint32_t *sum, uint32_t *scale, uint32_t *start,
-                      const float *x, int n, int zero) {
-    float max = 0, nan = 0;
-    for (int i = 0; i < n; i++) {
-        const float a = __builtin_fabsf(x[i]);
-        max = a > max ? a : max;
-        nan += x[i] * 0.0f; // NaN unless x is finite
+ALWAYS float sum_block(const float *x, int n) {
+    vf s = v_load(x);
+    for (int i = VL; i < n; i += VL) s = s + v_load(x + i);
+    return v_sum(s);
+}
+
+/* The n floats as int8: rounded to the nearest multiple of the scale (ties to even: adding 1.5 * 2^23
+ * leaves the integer in the low bits). What is not finite makes the scale NaN. */
+ALWAYS void pack_int8(const struct cpu_packed *p, uint32_t *row, int64_t b, const float *x, int n,
+                      int zero) {
+    const vf none = v_set1(0.0f), magic = v_set1(12582912.0f);
+    vf most = none, nan = none;
+    for (int i = 0; i < n; i += VL) {
+        const vf v = v_load(x + i);
+        most = v_max(most, v_max(v, none - v));
+        nan = v_fma(v, none, nan);
     }
-    const float d = nan != nan ? nan : max / 127.0f, inv = max > 0 && nan == nan ? 127.0f / max : 0;
-    int8_t q[32];
-    int32_t total = 0;
+    const float max = v_max_lane(most), bad = v_sum(nan);
+    const bool finite = bad == bad;
+    const vf inv = v_set1(finite && max > 0.0f ? 127.0f / max : 0.0f);
+    int32_t q[32], total = 0;
+    int8_t bytes[32];
+    for (int i = 0; i < n; i += VL) {
+        const vf y = v_min(v_set1(127.0f), v_max(v_set1(-127.0f), v_load(x + i) * inv)) + magic;
+        v_store((float *)(void *)(q + i), y);
+    }
     for (int i = 0; i < n; i++) {
-        const float y = inv > 0 ? x[i] * inv : 0.0f;
-        q[i] = (int8_t)__builtin_rintf(y > 127.0f ? 127.0f : y < -127.0f ? -127.0f : y);
+        q[i] -= 0x4B400000;
         total += q[i];
+        bytes[i] = (int8_t)q[i];
     }
-    memcpy(words, q, (size_t)n);
-    const float s = d * (float)total;
-    const int32_t first = -zero * total;
-    memcpy(sum, &s, sizeof s);
-    memcpy(scale, &d, sizeof d);
-    memcpy(start, &first, sizeof first);
+    memcpy(row + b * (n / 4), bytes, (size_t)n);
+    const float d = finite ? max / 127.0f : bad;
+    row[p->sum + b] = float_word(d * (float)total);
+    row[p->scale + b] = float_word(d);
+    row[p->start + b] = (uint32_t)(-zero * total);
 }
+
+#if VEC_ISA == 2
+// For each half of a block's words, the element that it holds.
+static void pair_order(uint16_t order[32], enum cpu_plane plane) {
+    for (int i = 0; i < 32; i++) {
+        const int q = i % 8 / 2; // nibbles: the halves of a word hold bytes 0 1 and 2 3
+        order[i] = (uint16_t)i;
+        if (plane >= PLANE_Q4) order[i] = (uint16_t)(i / 8 * 8 + q / 2 + 4 * (q % 2) + 2 * (i % 2));
+        if (plane == PLANE_Q8) order[i] = (uint16_t)(i / 4 * 4 + i % 4 / 2 + 2 * (i % 2));
+    }
+}
+
+ALWAYS void pack_pairs(uint32_t *row, int64_t sum, int64_t b, const float *x, int n, vi order) {
+    const vf hi = n == 32 ? v_load(x + VL) : v_set1(0.0f);
+    const vi h = (vi)_mm512_cvtne2ps_pbh(hi, v_load(x));
+    const vf even = i_as_float(i_shl(h, 16)), odd = i_as_float(i_and(h, i_set1(0xFFFF0000u)));
+    const vi words = _mm512_permutexvar_epi16(order, h);
+    if (n == 32)
+        _mm512_storeu_si512(row + b * 16, words);
+    else
+        _mm256_storeu_si256((__m256i *)(void *)(row + b * 8), _mm512_castsi512_si256(words));
+    row[sum + b] = float_word(v_sum(even + odd));
+}
+#endif
 
 static void pack(const struct cpu_packed *p, int64_t r, const float *from, int64_t n) {
     const struct cpu_form f = cpu_form_of(p->type);
-    const int block = cpu_plane_block(f.plane), words = block / cpu_mode_step(p->mode);
+    const int block = cpu_plane_block(f.plane);
     uint32_t *row = p->words + r * p->ld;
-    uint8_t order[32];
-    order_block(order, f.plane, p->mode);
+    float x[32];
+#if VEC_ISA == 2
+    uint16_t order[32];
+    pair_order(order, f.plane);
+    const vi pairs = i_load(order);
+    if (p->mode == MODE_PAIRS) {
+        for (int64_t b = 0; b < p->n_block; b++, from += block, n -= block) {
+            if (n < block) load_block(x, from, n, block);
+            pack_pairs(row, p->sum, b, n < block ? x : from, block, pairs);
+        }
+        return;
+    }
+#endif
     for (int64_t b = 0; b < p->n_block; b++, from += block, n -= block) {
-        float x[32] = {0}, y[32];
-        memcpy(x, from, (size_t)(n < block ? n : block) * sizeof *x);
-        uint32_t *to = row + b * words, *sum = row + p->sum + b;
+        load_block(x, from, n, block);
         if (p->mode == MODE_INT8) {
-            const int zero = f.plane == PLANE_Q8 ? Q8_ZERO : f.zero;
-            pack_int8(to, sum, row + p->scale + b, row + p->start + b, x, block, zero);
+            pack_int8(p, row, b, x, block, f.plane == PLANE_Q8 ? Q8_ZERO : f.zero);
             continue;
         }
-        if (p->mode == MODE_PAIRS || p->round)
+        if (p->round)
             for (int i = 0; i < block; i++) x[i] = dtype_bf16_to_f32(dtype_f32_to_bf16(x[i]));
-        const float s = sum_block(x, block);
-        memcpy(sum, &s, sizeof s);
-        for (int i = 0; i < block; i++) y[i] = x[order[i]];
-        if (p->mode == MODE_F32) {
-            memcpy(to, y, (size_t)block * sizeof *y);
-            continue;
-        }
-        bf16_t h[32];
-        for (int i = 0; i < block; i++) h[i] = dtype_f32_to_bf16(y[i]);
-        memcpy(to, h, (size_t)block * sizeof *h);
+        memcpy(row + b * block, x, (size_t)block * sizeof *x);
+        row[p->sum + b] = float_word(sum_block(x, block));
     }
 }
