@@ -106,7 +106,40 @@ struct cpu_panels {
     int64_t ldc;
 };
 
+/* ---- attention of single rows: keys (or values) that lie `stride_bytes` apart, read where they are */
+
+enum {
+    CPU_CHUNK = 256,
+    CPU_HEADS = 4
+}; /* keys of a chunk, heads that share a read of it, at most */
+
+struct cpu_keys {
+    const unsigned char *at;
+    int64_t stride_bytes;
+    int n;
+    bool bf16;     /* else floats */
+    int64_t steps; /* of 2 lanes elements, all there */
+};
+
+struct cpu_attend_rows {
+    int lanes;
+    /* s[h][i] = q[h] . key i.   q [n_head, steps * 2 lanes], s [n_head, CPU_CHUNK]; in the order of
+     * kern_attend.inc.h. */
+    void (*scores)(const struct cpu_keys *k, int n_head, const float *q, float *s);
+    /* o[h] += sum over i of p[h][i] value i.   p [n_head, CPU_CHUNK], o as q. */
+    void (*values)(const struct cpu_keys *v, int n_head, const float *p, float *o);
+};
+
+extern const struct cpu_attend_rows cpu_attend_rows_portable;
+#if defined(__x86_64__)
+extern const struct cpu_attend_rows cpu_attend_rows_avx2;
+extern const struct cpu_attend_rows cpu_attend_rows_avx512;
+#endif
+
+/* ---- the table of an instruction set */
+
 struct cpu_decode {
+    const struct cpu_attend_rows *attend;
     int lanes;
     bool pairs; /* MODE_PAIRS is there: the mode of a bf16 run */
     /* Row r of x, n elements, as words. */

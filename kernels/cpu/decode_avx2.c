@@ -7,7 +7,7 @@
 #include "kernels/cpu/kern_decode.inc.h"
 
 const struct cpu_decode cpu_decode_avx2 = {
-    .lanes = VL, .pairs = false, .pack = pack, .panels = panels};
+    .attend = &cpu_attend_rows_avx2, .lanes = VL, .pairs = false, .pack = pack, .panels = panels};
 #else
 typedef int cpu_no_decode_avx2; // a translation unit must not be empty
 #endif

@@ -4,5 +4,8 @@
 
 #include "kernels/cpu/kern_decode.inc.h"
 
-const struct cpu_decode cpu_decode_portable = {
-    .lanes = VL, .pairs = false, .pack = pack, .panels = panels};
+const struct cpu_decode cpu_decode_portable = {.attend = &cpu_attend_rows_portable,
+                                               .lanes = VL,
+                                               .pairs = false,
+                                               .pack = pack,
+                                               .panels = panels};

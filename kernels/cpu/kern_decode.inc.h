@@ -407,24 +407,20 @@ ALWAYS void panel_body(const struct cpu_form f, const enum cpu_mode mode, const 
     for (int r = 0; r < m; r++) v_store(c + r * ldc, tot[r]);
 }
 
-#define PANEL_ROWS(type, mode, m)                                                                  \
-    case m:                                                                                        \
-        panel_body(cpu_form_of(type), mode, m, p, x, w, bias, c, ldc);                             \
-        break
-#if VEC_ISA == 2
-#define MIDDLE_ROWS(type, mode)                                                                    \
-    PANEL_ROWS(type, mode, 2);                                                                     \
-    PANEL_ROWS(type, mode, 4);
-#else
-#define MIDDLE_ROWS(type, mode) PANEL_ROWS(type, mode, 2);
-#endif
+// Rows that go together at most: beside them, one accumulator more for each must be in registers.
+// Multiply-adds of f32 gain nothing from more than four.
+ALWAYS int most_rows(const enum cpu_mode mode) {
+    return mode == MODE_F32 ? 4 : ROWS_MAX;
+}
+
 #define PANEL(name, type, mode)                                                                    \
     static void name(int rows, const struct cpu_packed *p, const uint32_t *x,                      \
                      const unsigned char *w, const float *bias, float *c, int64_t ldc) {           \
         switch (rows) {                                                                            \
-            PANEL_ROWS(type, mode, 1);                                                             \
-            MIDDLE_ROWS(type, mode)                                                                \
-        default: panel_body(cpu_form_of(type), mode, ROWS_MAX, p, x, w, bias, c, ldc); break;      \
+        case 1: panel_body(cpu_form_of(type), mode, 1, p, x, w, bias, c, ldc); break;              \
+        case 8: panel_body(cpu_form_of(type), mode, most_rows(mode), p, x, w, bias, c, ldc);       \
+            break;                                                                                 \
+        default: panel_body(cpu_form_of(type), mode, 4, p, x, w, bias, c, ldc); break;             \
         }                                                                                          \
     }
 #define QUANTIZED(X, mode, suffix)                                                                 \
@@ -436,13 +432,13 @@ ALWAYS void panel_body(const struct cpu_form f, const enum cpu_mode mode, const 
     X(q4_k_##suffix, DT_Q4_K, mode)                                                                \
     X(q5_k_##suffix, DT_Q5_K, mode)                                                                \
     X(q6_k_##suffix, DT_Q6_K, mode)
-#define INSTANCES(X)                                                                               \
+#define F32_INSTANCES(X)                                                                           \
     X(f32_f32, DT_F32, MODE_F32)                                                                   \
     X(bf16_f32, DT_BF16, MODE_F32)                                                                 \
-    QUANTIZED(X, MODE_F32, f32)                                                                    \
-    QUANTIZED(X, MODE_INT8, int8)
+    QUANTIZED(X, MODE_F32, f32)
 
-INSTANCES(PANEL)
+F32_INSTANCES(PANEL)
+QUANTIZED(PANEL, MODE_INT8, int8)
 #if VEC_ISA == 2
 PANEL(bf16_pairs, DT_BF16, MODE_PAIRS)
 QUANTIZED(PANEL, MODE_PAIRS, pairs)
@@ -457,7 +453,7 @@ typedef void panel_fn(int rows, const struct cpu_packed *p, const uint32_t *x,
 static panel_fn *panel_for(enum dtype type, enum cpu_mode mode) {
     static panel_fn *const table[3][DT_COUNT] = {
 #define ENTRY(name, type, mode) [mode][type] = name,
-        INSTANCES(ENTRY) PAIRS_INSTANCES(ENTRY)};
+        F32_INSTANCES(ENTRY) QUANTIZED(ENTRY, MODE_INT8, int8) PAIRS_INSTANCES(ENTRY)};
     return table[mode][type];
 }
 
@@ -471,11 +467,12 @@ static void copy_columns(float *c, int64_t ldc, const float *from, int64_t ld, i
 static void panels(const struct cpu_panels *p) {
     static const float zeros[VL] = {0};
     panel_fn *run = panel_for(p->x->type, p->x->mode);
+    const int64_t most = most_rows(p->x->mode);
     for (int64_t i = 0; i < p->n_panel; i++) {
         const int64_t col = i * VL, n_col = p->n_col - col < VL ? p->n_col - col : VL;
         for (int64_t r = 0, m = 0; r < p->n_row; r += m) {
             const int64_t left = p->n_row - r;
-            m = left >= ROWS_MAX ? ROWS_MAX : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+            m = left >= most ? most : left >= 4 ? 4 : 1;
             float edge[ROWS_MAX * VL], *c = p->c + r * p->ldc + col;
             const bool whole = n_col == VL;
             run((int)m, p->x, p->x->words + r * p->x->ld, p->w + (size_t)i * p->panel_bytes,

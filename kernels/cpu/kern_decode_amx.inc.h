@@ -6,7 +6,7 @@
  * others. Floats accumulate in tiles over the whole row, even blocks in one, odd blocks in another. */
 #define AMX __attribute__((target("amx-tile,amx-bf16")))
 
-enum { AMX_ROWS = 16, AMX_CHUNK = 4 };
+enum { AMX_ROWS = 16, AMX_CHUNK = 2 };
 
 // gcc's tile intrinsics do not say which memory they read: stores before must not be moved or dropped.
 ALWAYS void memory_is_read(void) {
@@ -14,7 +14,7 @@ ALWAYS void memory_is_read(void) {
 }
 
 /* Tiles 0 and 2 hold C of the first `m0` rows, 1 and 3 of the next `m1`; 4 and 5 their A, `words` wide;
- * 6 B. */
+ * 6 and 7 B. */
 AMX static void amx_shape(int m0, int m1, int words) {
     struct {
         uint8_t palette, start, zero[14];
@@ -22,9 +22,9 @@ AMX static void amx_shape(int m0, int m1, int words) {
         uint8_t rows[16];
     } cfg = {.palette = 1};
     __asm__ volatile("" ::"r"(&cfg)); // its address is known outside
-    for (int i = 0; i < 7; i++) {
+    for (int i = 0; i < 8; i++) {
         cfg.row_bytes[i] = (uint16_t)(i == 4 || i == 5 ? 4 * words : 64);
-        cfg.rows[i] = (uint8_t)(i == 6 ? words : i % 2 == 0 ? m0 : m1);
+        cfg.rows[i] = (uint8_t)(i >= 6 ? words : i % 2 == 0 ? m0 : m1);
     }
     memory_is_read();
     _tile_loadconfig(&cfg);
@@ -59,26 +59,44 @@ ALWAYS void amx_unpack(const struct cpu_form f, struct amx_chunk *k, int n, int6
         const struct scales s = scales_of(f, head, *w);
         k->d[i] = s.d;
         k->m[i] = s.m;
-UNROLL_STEPS
+        UNROLL_STEPS
         for (int j = 0; j < pairs; j++) k->b[i][j] = step_pairs(f, *w + skip, j, &t);
         *w += bytes;
     }
 }
 
-AMX ALWAYS void amx_block(const bool two, const struct amx_rows *r, struct amx_chunk *k, int i,
-                          const uint32_t *x) {
-    const int64_t ld = r->p->ld;
+// C of the n = 1 or 2 blocks of a chunk, whose x begins at `x` and is `words` wide; the second block has
+// tiles of its own.
+AMX ALWAYS void amx_multiply(const bool two, const bool both, struct amx_chunk *k,
+                             const uint32_t *x, int words, int64_t ld) {
+    const uint32_t *low = x + AMX_ROWS * ld;
     _tile_zero(0);
-    _tile_loadd(6, k->b[i], 64);
+    _tile_loadd(6, k->b[0], 64);
     _tile_loadd(4, x, ld * 4);
+    if (both) _tile_zero(2);
+    if (both) _tile_loadd(7, k->b[1], 64);
     _tile_dpbf16ps(0, 4, 6);
     if (two) {
         _tile_zero(1);
-        _tile_loadd(5, x + AMX_ROWS * ld, ld * 4);
+        _tile_loadd(5, low, ld * 4);
         _tile_dpbf16ps(1, 5, 6);
     }
-    _tile_stored(0, k->c[i], 64);
-    if (two) _tile_stored(1, k->c[i] + AMX_ROWS, 64);
+    if (both) {
+        if (two) {
+            _tile_loadd(4, x + words, ld * 4);
+            _tile_dpbf16ps(2, 4, 7);
+            _tile_zero(3);
+            _tile_loadd(5, low + words, ld * 4);
+            _tile_dpbf16ps(3, 5, 7);
+        } else {
+            _tile_loadd(5, x + words, ld * 4);
+            _tile_dpbf16ps(2, 5, 7);
+        }
+    }
+    _tile_stored(0, k->c[0], 64);
+    if (two) _tile_stored(1, k->c[0] + AMX_ROWS, 64);
+    if (both) _tile_stored(2, k->c[1], 64);
+    if (both && two) _tile_stored(3, k->c[1] + AMX_ROWS, 64);
 }
 
 // Blocks of chunk c of n.
@@ -114,13 +132,16 @@ AMX ALWAYS void amx_scaled(const struct cpu_form f, const struct amx_rows *r,
         memory_is_read();
         if (c >= 1 && c <= chunks) {
             struct amx_chunk *now = &k[(c - 1) % 3];
-            for (int i = 0; i < amx_count(n, c - 1); i++) {
-                const uint32_t *x = r->x + ((c - 1) * AMX_CHUNK + i) * words;
-                if (r->two)
-                    amx_block(true, r, now, i, x);
-                else
-                    amx_block(false, r, now, i, x);
-            }
+            const uint32_t *x = r->x + (c - 1) * AMX_CHUNK * words;
+            const bool both = amx_count(n, c - 1) == AMX_CHUNK;
+            if (r->two && both)
+                amx_multiply(true, true, now, x, words, r->p->ld);
+            else if (r->two)
+                amx_multiply(true, false, now, x, words, r->p->ld);
+            else if (both)
+                amx_multiply(false, true, now, x, words, r->p->ld);
+            else
+                amx_multiply(false, false, now, x, words, r->p->ld);
         }
         memory_is_read();
         if (c >= 2) amx_scale(f, r, &k[(c - 2) % 3], amx_count(n, c - 2), (c - 2) * AMX_CHUNK, tot);
@@ -190,8 +211,7 @@ AMX static void amx_run(const struct cpu_panels *p, int64_t row, int m) {
         const int64_t col = i * VL, n_col = p->n_col - col < VL ? p->n_col - col : VL;
         float *c = p->c + row * p->ldc + col;
         vf tot[2 * AMX_ROWS];
-        for (int k = 0; k < m; k++)
-            tot[k] = p->bias != NULL ? v_load(p->bias + col) : v_set1(0.0f);
+        for (int k = 0; k < m; k++) tot[k] = p->bias != NULL ? v_load(p->bias + col) : v_set1(0.0f);
         run(&r, p->w + (size_t)i * p->panel_bytes, tot);
         if (n_col == VL)
             for (int k = 0; k < m; k++) v_store(c + k * p->ldc, tot[k]);

@@ -11,7 +11,16 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { REPEAT = 7, LAYERS = 30, D = 576, KV = 192, FF = 1536, VOCAB = 49152, KEYS = 1024, HEADS = 9 };
+enum {
+    REPEAT = 7,
+    LAYERS = 30,
+    D = 576,
+    KV = 192,
+    FF = 1536,
+    VOCAB = 49152,
+    KEYS = 1024,
+    HEADS = 9
+};
 
 static const struct shape {
     int n_out, n_in;
@@ -52,7 +61,8 @@ static unsigned char *stored(enum dtype type, int64_t n) {
     const size_t bytes = dtype_row_bytes(type, n), block = dtype_bytes(type);
     unsigned char *p = memory(bytes);
     uint32_t x = 1;
-    for (size_t i = 0; i < bytes; i++) p[i] = (unsigned char)((x = x * 1664525u + 1013904223u) >> 24);
+    for (size_t i = 0; i < bytes; i++)
+        p[i] = (unsigned char)((x = x * 1664525u + 1013904223u) >> 24);
     for (size_t i = 0; i < bytes; i += block) {
         const size_t d = type == DT_Q6_K ? 208 : type == DT_F32 ? 2 : 0;
         p[i + d + 1] = (unsigned char)(0x20 + p[i + d + 1] % 8);
@@ -218,7 +228,8 @@ static void bench_attend(struct dev *d) {
         for (int k = 0; k < 2; k++) kv[l][k] = buffer(d, BUF_KV, STREAMS * STRIDE, KV);
     const double key_bytes = 2.0 * KV * (double)dtype_bytes(dev_kv_dtype(d));
     for (int rows = 1; rows <= STREAMS; rows = rows == 1 ? 8 : 4 * rows) {
-        const double bytes = key_bytes * LAYERS * (KEYS + 1) * rows, read = read_seconds((size_t)bytes);
+        const double bytes = key_bytes * LAYERS * (KEYS + 1) * rows,
+                     read = read_seconds((size_t)bytes);
         double best = 1e30;
         for (int r = 0; r < REPEAT; r++) {
             const double t0 = cpu_seconds();
