@@ -53,10 +53,19 @@ ALWAYS struct two load_step(const bool bf16, const unsigned char *p, int64_t ste
     return (struct two){v_load(f), v_load(f + VL)};
 }
 
+// Rows of one head lie too far apart for the machine to guess the next one: it is asked for early.
+enum { AHEAD = 16 };
+ALWAYS void ask_ahead(const struct cpu_keys *k, int i, int64_t from, int64_t bytes) {
+    if (i + AHEAD >= k->n) return;
+    const unsigned char *p = k->at + (i + AHEAD) * k->stride_bytes + from;
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at);
+}
+
 ALWAYS void scores_body(const bool bf16, const int g, const struct cpu_keys *k, const float *q,
                         float *s) {
-    const int64_t width = k->steps * 2 * VL;
+    const int64_t width = k->steps * 2 * VL, step_bytes = (bf16 ? 4 : 8) * VL;
     for (int i = 0; i < k->n; i += 4) {
+        for (int j = 0; j < 4; j++) ask_ahead(k, i + j, 0, k->steps * step_bytes);
         const unsigned char *p[4]; // behind the end, the last key again
         for (int j = 0; j < 4; j++)
             p[j] = k->at + (i + j < k->n ? i + j : k->n - 1) * k->stride_bytes;
@@ -96,7 +105,7 @@ ALWAYS void scores_body(const bool bf16, const int g, const struct cpu_keys *k, 
 // Steps step..step+ns-1 of the outputs of g heads.
 ALWAYS void values_slice(const bool bf16, const int g, const int ns, const struct cpu_keys *k,
                          const float *p, float *o, int64_t step) {
-    const int64_t width = k->steps * 2 * VL;
+    const int64_t width = k->steps * 2 * VL, step_bytes = (bf16 ? 4 : 8) * VL;
     vf acc[4][4];
     o += step * 2 * VL;
 #pragma GCC unroll 4
@@ -106,6 +115,7 @@ ALWAYS void values_slice(const bool bf16, const int g, const int ns, const struc
     const unsigned char *at = k->at;
     for (int j = 0; j < k->n; j++, at += k->stride_bytes) {
         struct two v[2];
+        ask_ahead(k, j, step * step_bytes, ns * step_bytes);
 #pragma GCC unroll 2
         for (int i = 0; i < ns; i++) v[i] = load_step(bf16, at, step + i);
 #pragma GCC unroll 4
