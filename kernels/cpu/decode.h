@@ -7,7 +7,7 @@
  *   plane    of a block of 32 (Q6_K: 16) elements k, word by word, `lanes` words beside each other
  *   F32      32 words                        k
  *   BF16     16 words                        k = 2 w in the lower half, 2 w + 1 in the upper one
- *   Q8        8 words of four int8           k = 4 w + byte
+ *   Q8        8 words of four bytes          k = 4 w + byte; 128 is added
  *   Q4        4 words of eight nibbles       k = 8 w + byte + 4 (upper nibble)
  *   Q5        the same, then 1 word of high bits: of k, bit 8 (k % 4) + k / 4
  *   Q6        2 words of nibbles, then 1 word: of k, bits 8 (k % 4) + 2 (k / 4) and the next
@@ -40,14 +40,14 @@ enum cpu_mode {
 /* What is known of a stored type; constant when a kernel is compiled for one. */
 struct cpu_form {
     enum cpu_plane plane;
-    int zero;    /* of the unsigned integers; Q8's are signed */
+    int zero;    /* what the unsigned integers are too large by */
     bool min, k; /* a minimum; scales of 256 elements refined by block */
 };
 
 static inline struct cpu_form cpu_form_of(enum dtype t) {
     switch (t) {
     case DT_BF16: return (struct cpu_form){PLANE_BF16, 0, false, false};
-    case DT_Q8_0: return (struct cpu_form){PLANE_Q8, 0, false, false};
+    case DT_Q8_0: return (struct cpu_form){PLANE_Q8, 128, false, false};
     case DT_Q4_0: return (struct cpu_form){PLANE_Q4, 8, false, false};
     case DT_Q4_1: return (struct cpu_form){PLANE_Q4, 0, true, false};
     case DT_Q5_0: return (struct cpu_form){PLANE_Q5, 16, false, false};

@@ -26,7 +26,7 @@ size_t cpu_decode_panel_bytes(const struct cpu_dev *d, enum dtype type, int64_t 
     return n * bytes * (size_t)d->decode->lanes;
 }
 
-/* ---- quantized: a block of the file, its unsigned integers (Q8: its bytes), a block of a panel */
+/* ---- quantized: a block of the file, its unsigned integers, a block of a panel */
 
 // Where the parts of a type's block lie in it; high bits are in front of the nibbles (Q6: behind).
 struct places {
@@ -51,7 +51,7 @@ static void integers(uint8_t v[32], const unsigned char *p, enum dtype type, int
     const struct places at = places_of(type);
     const unsigned char *q = p + at.nibbles, *h = p + at.high;
     if (type == DT_Q8_0) {
-        memcpy(v, q, 32);
+        for (int r = 0; r < 32; r++) v[r] = q[r] ^ 128;
     } else if (type == DT_Q6_K) {
         const int half = g / 4, part = g % 4;
         q += 64 * half + 32 * (part % 2), h += 32 * half;

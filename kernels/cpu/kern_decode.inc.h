@@ -58,14 +58,11 @@ ALWAYS vf load_bytes(const unsigned char *p, bool is_signed) {
     const __m128i b = _mm_loadu_si128((const __m128i *)(const void *)p);
     return _mm512_cvtepi32_ps(is_signed ? _mm512_cvtepi8_epi32(b) : _mm512_cvtepu8_epi32(b));
 }
-// Four products of bytes a lane: w unsigned; Q8's w made unsigned.
+// Four products of bytes a lane; w is unsigned.
 ALWAYS vi i_dot(vi acc, vi w, vi x) {
     return _mm512_dpbusd_epi32(acc, w, x);
 }
 enum { Q8_ZERO = 128 };
-ALWAYS vi q8_word(vi w) {
-    return _mm512_xor_si512(w, i_set1(0x80808080u));
-}
 ALWAYS vi i_dot_q8(vi acc, vi w, vi x) {
     return _mm512_dpbusd_epi32(acc, w, x);
 }
@@ -114,12 +111,11 @@ ALWAYS vi i_dot(vi acc, vi w, vi x) {
     const __m256i pairs = _mm256_maddubs_epi16(w, x);
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+// Q8's w would overflow: signed again, its sign goes over to x.
 enum { Q8_ZERO = 0 };
-ALWAYS vi q8_word(vi w) {
-    return w;
-}
 ALWAYS vi i_dot_q8(vi acc, vi w, vi x) {
-    return i_dot(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    const vi v = _mm256_xor_si256(w, i_set1(0x80808080u));
+    return i_dot(acc, _mm256_abs_epi8(v), _mm256_sign_epi8(x, v));
 }
 
 #else
@@ -169,18 +165,15 @@ ALWAYS vf load_bytes(const unsigned char *p, bool is_signed) {
         for (int i = 0; i < VL; i++) x[i] = (float)(int8_t)p[i];
     return x;
 }
-enum { Q8_ZERO = 0 };
-ALWAYS vi q8_word(vi w) {
-    return w;
-}
-ALWAYS vi i_dot_q8(vi acc, vi w, vi x) {
+enum { Q8_ZERO = 128 };
+ALWAYS vi i_dot(vi acc, vi w, vi x) {
 #pragma GCC unroll 4
     for (int b = 0; b < 4; b++)
-        acc += (vi)((vs)i_sar(i_shl(w, 24 - 8 * b), 24) * (vs)i_sar(i_shl(x, 24 - 8 * b), 24));
+        acc += (vi)((vs)(i_shr(w, 8 * b) & 255) * (vs)i_sar(i_shl(x, 24 - 8 * b), 24));
     return acc;
 }
-ALWAYS vi i_dot(vi acc, vi w, vi x) { // w is below 64: its bytes are positive as signed ones, too
-    return i_dot_q8(acc, w, x);
+ALWAYS vi i_dot_q8(vi acc, vi w, vi x) {
+    return i_dot(acc, w, x);
 }
 #endif
 
@@ -202,9 +195,9 @@ ALWAYS vf step_f32(const struct cpu_form f, const unsigned char *p, const int s)
     if (f.plane == PLANE_BF16)
         return i_as_float(s % 2 == 0 ? i_shl(word_at(p, s / 2), 16)
                                      : i_and(word_at(p, s / 2), i_set1(0xFFFF0000u)));
-    if (f.plane == PLANE_Q8) return i_float(i_sar(i_shl(word_at(p, s / 4), 24 - s % 4 * 8), 24));
     const int byte = s % 4, group = s / 4;
-    vi v = bits_at(word_at(p, s / 8), 8 * byte + 4 * (group % 2), 0, 15);
+    vi v = f.plane == PLANE_Q8 ? bits_at(word_at(p, group), 8 * byte, 0, 255)
+                               : bits_at(word_at(p, s / 8), 8 * byte + 4 * (group % 2), 0, 15);
     if (f.plane == PLANE_Q5) v = i_or(v, bits_at(word_at(p, 4), 8 * byte + group, 4, 0x10));
     if (f.plane == PLANE_Q6) v = i_or(v, bits_at(word_at(p, 2), 8 * byte + 2 * group, 4, 0x30));
     return i_float(f.zero != 0 ? i_sub(v, i_set1((uint32_t)f.zero)) : v);
@@ -212,7 +205,7 @@ ALWAYS vf step_f32(const struct cpu_form f, const unsigned char *p, const int s)
 
 // Elements 4 s..4 s+3 of the block as bytes.
 ALWAYS vi step_int8(const struct cpu_form f, const unsigned char *p, const int s) {
-    if (f.plane == PLANE_Q8) return q8_word(word_at(p, s));
+    if (f.plane == PLANE_Q8) return word_at(p, s);
     vi v = bits_at(word_at(p, s / 2), s % 2 * 4, 0, 0x0F0F0F0Fu);
     if (f.plane == PLANE_Q5) v = i_or(v, bits_at(word_at(p, 4), s, 4, 0x10101010u));
     if (f.plane == PLANE_Q6) v = i_or(v, bits_at(word_at(p, 2), 2 * s, 4, 0x30303030u));
@@ -250,17 +243,26 @@ ALWAYS vi halves_at(vi w, int from, int to) {
     return from > to ? _mm512_srli_epi16(w, from - to) : _mm512_slli_epi16(w, to - from);
 }
 
+/* Bytes q and q + 2 of a word as bf16. Under the exponent of 2^23, or 2^15 for the second byte, a byte
+ * counts ones; of what the subtraction leaves, an integer below 129, the lower half is zeros. */
+ALWAYS vf q8_float(vi w, const int q) {
+    return q == 0 ? i_as_float(bit_select(0xFFu, w, i_set1(0x4B000000u))) - v_set1(8388736.0f)
+                  : i_as_float(bit_select(0xFF00u, w, i_set1(0x47000000u))) - v_set1(32896.0f);
+}
+ALWAYS vi q8_pair(vi w, const int q) {
+    const vi upper =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(2, 3, 0, 0, 6, 7, 0, 0, 10, 11, 0, 0, 14, 15, 0, 0));
+    const vi lo = _mm512_castps_si512(q8_float(w, q));
+    const vi hi = _mm512_castps_si512(q8_float(i_shr(w, 16), q));
+    return _mm512_mask_shuffle_epi8(hi, 0x3333333333333333u, lo, upper);
+}
+
 /* Pair s of a block as bf16: of each 16-bit half of a word the nibble 4 (s % 4), the high bits joined
  * on top; what is above does not count in the look-up. */
 ALWAYS vi step_pairs(const struct cpu_form f, const unsigned char *p, const int s,
                      const struct tables *t) {
     if (f.plane == PLANE_BF16) return word_at(p, s);
-    if (f.plane == PLANE_Q8) { // floats of integers below 129 end in 16 zeros
-        const vi w = word_at(p, s / 2);
-        const vi lo = i_sar(i_shl(w, s % 2 == 0 ? 24 : 16), 24);
-        const vi hi = i_sar(s % 2 == 0 ? i_shl(w, 8) : w, 24);
-        return i_or(i_shr(_mm512_castps_si512(i_float(lo)), 16), _mm512_castps_si512(i_float(hi)));
-    }
+    if (f.plane == PLANE_Q8) return q8_pair(word_at(p, s / 2), s % 2);
     const int j = s / 4, q = s % 4, group = 2 * j + q % 2;
     vi v = halves_at(word_at(p, j), 4 * q, 0);
     if (f.plane == PLANE_Q5)

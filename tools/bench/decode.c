@@ -5,6 +5,7 @@
  *
  * build: make build/release/tools/bench/decode
  * run: build/release/tools/bench/decode [threads [portable|avx2|avx512|amx]] */
+#include "base/mem.h"
 #include "kernels/cpu/cpu_impl.h"
 
 #include <stdio.h>
@@ -107,22 +108,31 @@ static struct buf *buffer(struct dev *d, enum buf_kind kind, int64_t rows, int64
     return b;
 }
 
-// Seconds to read so many bytes once.
+// Seconds to read so many bytes once, in lines.
+typedef uint64_t line __attribute__((vector_size(64)));
+
 static double read_seconds(size_t bytes) {
-    const int64_t n = (int64_t)(bytes / 64);
-    uint64_t *p = memory((size_t)n * 64), sum = 0;
+    const int64_t n = (int64_t)(bytes / 256 + 1) * 4;
+    struct err e = {0};
+    line *p = NULL;
     double best = 1e30;
-    for (int64_t i = 0; i < 8 * n; i++) p[i] = (uint64_t)i;
+    ok(mem_alloc64(&p, (size_t)n, sizeof *p, &e), &e);
+    for (int64_t i = 0; i < n; i++) p[i] = (line){(uint64_t)i};
     for (int r = 0; r < REPEAT; r++) {
         const double t0 = cpu_seconds();
-#pragma omp parallel for num_threads(n_thread) reduction(+ : sum) schedule(static)
-        for (int64_t i = 0; i < n; i++)
-            for (int k = 0; k < 8; k++) sum += p[8 * i + k];
+#pragma omp parallel num_threads(n_thread)
+        {
+            line sum[4] = {{0}, {0}, {0}, {0}};
+#pragma omp for schedule(static)
+            for (int64_t i = 0; i < n; i += 4)
+                for (int k = 0; k < 4; k++) sum[k] += p[i + k];
+            sum[0] += sum[1] + sum[2] + sum[3];
+            __asm__ volatile("" ::"r"(&sum) : "memory");
+        }
         const double t = cpu_seconds() - t0;
         if (t < best) best = t;
     }
-    __asm__ volatile("" ::"r"(sum));
-    free(p);
+    mem_free(p);
     return best;
 }
 
