@@ -1,4 +1,4 @@
-/* One query of a few heads over keys and values where they lie, included by each rows_*.c behind vec.h. A
+/* One query of a few heads over keys and values where they lie, included by each attend_*.c behind vec.h. A
  * step is 2 VL elements of a head as two vectors: of bf16 the even and the odd ones, of floats the first
  * and the second VL. Queries and outputs are in the same order.
  *
