@@ -65,8 +65,9 @@ struct tables {
     vi low, high; // what the lowest five (Q6: six) bits of each half of a word stand for
 };
 ALWAYS struct tables tables_of(const struct cpu_form f) {
+    struct tables r = {i_set1(0), i_set1(0)};
+    if (f.plane < PLANE_Q4) return r; // not looked up
     const uint16_t *t = bf16_ints + 32 - f.zero;
-    struct tables r;
     r.low = f.plane == PLANE_Q4
                 ? _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)t))
                 : i_load(t);
