@@ -7,7 +7,7 @@
 enum cpu_isa {
     CPU_PORTABLE, /* plain C */
     CPU_AVX2,     /* AVX2 + FMA + F16C */
-    CPU_AVX512,   /* AVX-512 F, BW, VL, DQ and BF16 */
+    CPU_AVX512,   /* AVX-512 F, BW, VL, DQ, VNNI and BF16 */
     CPU_AMX       /* the same, and bf16 products in AMX tile registers */
 };
 

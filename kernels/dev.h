@@ -29,12 +29,24 @@ struct dev_event;
 
 /* ---- the handle -------------------------------------------------------------------------------------- */
 
+enum dev_purpose {
+    DEV_BLOCKS, /* blocks of many rows: matrices are expanded when they are prepared */
+    DEV_STEPS   /* steps of few rows: matrices stay as stored and are read once for all rows. Every
+                   operation takes any number of rows and gives a row the same bits alone or among
+                   others; they agree with DEV_BLOCKS within the budgets of the compute dtype. cpu;
+                   ref does not care */
+};
+
 struct dev_config {
     int n_thread;     /* cpu: OpenMP team size, at least 1 */
     enum cpu_isa isa; /* cpu: instruction set, at most what cpu_isa_best() says */
     enum dtype
         compute; /* DT_F32 or DT_BF16. ref computes in double; with DT_BF16 it still rounds K and V
                            to bf16 values when they are stored, so that it models that cache */
+    enum dev_purpose purpose;
+    bool int8; /* DEV_STEPS, DT_BF16: rows that meet quantized matrices are rounded to int8, by a
+                  scale per row and 32 elements (16 for Q6_K): faster, and a class of precision of its
+                  own (tests/test_decode.c). ref: does nothing */
 };
 
 enum status dev_open_ref(struct dev **out, const struct dev_config *c, struct err *e) WARN_UNUSED;

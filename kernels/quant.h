@@ -35,4 +35,7 @@
  * type: DT_Q8_0 or behind it. False when one of them is not finite. */
 bool dev_quant_floats(float *out, const unsigned char *p, enum dtype type, int64_t n);
 
+/* Whether the scales of the block at p are finite; then all of its elements are. */
+bool dev_quant_finite(const unsigned char *p, enum dtype type);
+
 #endif

@@ -8,8 +8,9 @@
 struct ops_cpu {
     enum cpu_isa isa;
     enum dtype compute;
+    enum dev_purpose purpose;
 };
-int ops_cpu_list(struct ops_cpu out[8]); /* all that this machine can run */
+int ops_cpu_list(struct ops_cpu out[8]); /* all that this machine can run, for blocks */
 
 struct dev *ops_open(const struct ops_cpu *c, int n_thread);
 struct dev *ops_open_ref(enum dtype compute);
@@ -55,6 +56,7 @@ struct ops_run {
     uint64_t seed;
 };
 void ops_each(void (*body)(struct ops_run *));
+void ops_each_for(enum dev_purpose purpose, void (*body)(struct ops_run *));
 /* Normal numbers; bf16 values in a bf16 run, so that its products are exact. free() */
 float *ops_inputs(struct ops_run *r, int64_t n, float scale);
 

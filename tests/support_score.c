@@ -26,7 +26,11 @@ void support_score(const char *model, const struct score_on *on, const struct vi
     struct model_on *mo = NULL;
     struct span *sp = NULL;
     struct cache *c = NULL;
-    const struct dev_config cfg = {.n_thread = 1, .isa = on->isa, .compute = on->dtype};
+    const struct dev_config cfg = {.n_thread = 1,
+                                   .isa = on->isa,
+                                   .compute = on->dtype,
+                                   .purpose = on->purpose,
+                                   .int8 = on->int8};
     must(model_open(&m, model, &e), &e);
     must(strcmp(on->device, "ref") == 0 ? dev_open_ref(&d, &cfg, &e) : dev_open_cpu(&d, &cfg, &e),
          &e);

@@ -8,6 +8,8 @@ struct score_on {
     const char *device; /* "ref" or "cpu" */
     enum cpu_isa isa;
     enum dtype dtype;
+    enum dev_purpose purpose;
+    bool int8;
 };
 
 /* nll[t], t = 0..n-2, of ids[0..n-1] in spans of at most n_span rows. Fails the test on an error. */

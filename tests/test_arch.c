@@ -273,7 +273,7 @@ static void test_refined_web(void **state) {
                {"falcon_mq", "RefinedWebModel", false},
                {"falcon_alibi", "RefinedWebModel", false}};
     const struct vis_rule rule = {.n_sink = 4, .n_win = 28, .n_chunk = 1};
-    const struct score_on on = {"cpu", cpu_isa_best(), DT_F32};
+    const struct score_on on = {"cpu", cpu_isa_best(), DT_F32, DEV_BLOCKS, false};
     int32_t ids[100];
     double want[99], got[99];
     for (int i = 0; i < 100; i++) ids[i] = (i * 37 + 11) % 256;

@@ -140,6 +140,7 @@ static const struct doc docs[] = {
     {200, 0, 64, 8, 1, 80, 0, true, 1},   {150, 70, 33, 4, 2, 96, 0, true, 1},
     {131, 1, 1, 6, 2, 128, 30, false, 4}, {97, 5, -1, 2, 2, 31, 0, false, 1},
     {66, 4, 59, 2, 1, 256, 50, false, 8}, {193, 4, 64, 16, 1, 20, 0, false, 30},
+    {530, 3, 400, 5, 1, 64, 0, true, 2},  {290, 270, 5, 2, 1, 32, 0, false, 1},
 };
 
 static void attend_case(struct ops_run *r, const struct doc *c) {
@@ -148,14 +149,15 @@ static void attend_case(struct ops_run *r, const struct doc *c) {
     free(attend_blocks(r->ref, c, &x, 50, &ref));
     free(attend_blocks(r->cpu, c, &x, c->n_tok, &got));
     /* f32: scores are off by 1e-6 of their size, and p with them. bf16: p is rounded to 2^-9, and
-     * a score of size s by the rounding of q is off by s / 500, sometimes by 5 times that. */
-    const bool bf16 = r->c.compute == DT_BF16;
+     * a score of size s by the rounding of q is off by s / 500, sometimes by 5 times that; for steps
+     * neither is rounded. */
+    const bool bf16 = r->c.compute == DT_BF16 && r->c.purpose == DEV_BLOCKS;
     const struct ops_budget f32 = {4e-6 * (1 + (double)c->size), 4e-6, 1e-9};
     const struct ops_budget half = {2e-2 + 1e-2 * (double)c->size, 1e-2, 3e-4};
     char what[128];
-    snprintf(what, sizeof what, "attend n %lld sinks %d window %lld heads %d/%d d %d, %s",
+    snprintf(what, sizeof what, "attend n %lld sinks %d window %lld heads %d/%d d %d, %s %s",
              (long long)c->n_tok, c->n_sink, (long long)c->window, c->n_head, c->n_kv, c->d_head,
-             dev_describe(r->cpu));
+             dev_describe(r->cpu), r->c.purpose == DEV_STEPS ? "steps" : "blocks");
     ops_compare(what, ref, got, c->n_tok * c->n_head * c->d_head, bf16 ? half : f32);
     free(ref), free(got);
     doc_free(&x);
@@ -167,6 +169,7 @@ static void attend_body(struct ops_run *r) {
 static void test_attend(void **state) {
     (void)state;
     ops_each(attend_body);
+    ops_each_for(DEV_STEPS, attend_body);
 }
 
 // ---- neighbours never change a bit
@@ -195,6 +198,7 @@ static void attend_cuts_body(struct ops_run *r) {
 static void test_attend_cuts(void **state) {
     (void)state;
     ops_each(attend_cuts_body);
+    ops_each_for(DEV_STEPS, attend_cuts_body);
 }
 
 /* Several documents in one block, keys of all in one buffer, against each of them alone. */
@@ -259,6 +263,7 @@ static void attend_packed_body(struct ops_run *r) {
 static void test_attend_packed(void **state) {
     (void)state;
     ops_each(attend_packed_body);
+    ops_each_for(DEV_STEPS, attend_packed_body);
 }
 
 // ---- ref's attention against raw keys that are rotated at read

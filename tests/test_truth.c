@@ -94,7 +94,7 @@ static void compare(const char *dir, void *ctx) {
 
 static void test_ref_equals_reference(void **state) {
     (void)state;
-    struct comparison c = {{"ref", CPU_PORTABLE, DT_F32}, 1e-9, 0};
+    struct comparison c = {{"ref", CPU_PORTABLE, DT_F32, DEV_BLOCKS, false}, 1e-9, 0};
     support_fixtures(compare, &c);
     assert_int_equal(c.n_mode, RECORDED);
 }
@@ -102,7 +102,7 @@ static void test_ref_equals_reference(void **state) {
 static void test_cpu_equals_reference(void **state) {
     (void)state;
     for (int isa = CPU_PORTABLE; isa <= (int)cpu_isa_best(); isa++) {
-        struct comparison c = {{"cpu", (enum cpu_isa)isa, DT_F32}, 1e-4, 0};
+        struct comparison c = {{"cpu", (enum cpu_isa)isa, DT_F32, DEV_BLOCKS, false}, 1e-4, 0};
         support_fixtures(compare, &c);
         assert_int_equal(c.n_mode, RECORDED);
     }
@@ -189,8 +189,8 @@ static void drift(const char *dir, void *ctx) {
     static double raw[N], got[N];
     const struct raw_rule raw_rule = {.n_sink = 3, .n_win = WINDOW};
     const struct vis_rule rule = {.n_sink = 3, .n_win = WINDOW, .n_chunk = 1};
-    const struct score_on ref = {"ref", CPU_PORTABLE, DT_F32},
-                          cpu = {"cpu", cpu_isa_best(), DT_F32};
+    const struct score_on ref = {"ref", CPU_PORTABLE, DT_F32, DEV_BLOCKS, false},
+                          cpu = {"cpu", cpu_isa_best(), DT_F32, DEV_BLOCKS, false};
     struct model *m = NULL;
     struct err e = {0};
     must(model_open(&m, dir, &e), &e);

@@ -62,6 +62,39 @@ static const struct dev_ops cpu_ops = {
     .event_wait = dev_host_event_wait,
 };
 
+// Matrices as they are stored, and kernels for few rows; the rest is the same.
+static const struct dev_ops cpu_step_ops = {
+    .kind = "cpu",
+    .close = cpu_close,
+    .sync = dev_host_sync,
+    .times = dev_host_times,
+    .measure = cpu_measure,
+    .buf_alloc = dev_host_buf_alloc,
+    .buf_release = dev_host_buf_release,
+    .write = dev_host_write,
+    .read = dev_host_read,
+    .wt_prepare = cpu_decode_prepare,
+    .wt_release = cpu_wt_release,
+    .embed = cpu_embed,
+    .norm = cpu_norm,
+    .linear = cpu_decode_linear,
+    .angles = cpu_angles,
+    .rope = cpu_rope,
+    .kv_store = cpu_kv_store,
+    .attend = cpu_decode_attend,
+    .act = cpu_act,
+    .add = cpu_add,
+    .clip = cpu_clip,
+    .head = cpu_decode_head,
+    .sample = cpu_sample,
+    .copy = dev_host_copy,
+    .copy_peer = dev_host_copy_peer,
+    .event_open = dev_host_event_open,
+    .event_close = dev_host_event_close,
+    .event_record = dev_host_event_record,
+    .event_wait = dev_host_event_wait,
+};
+
 // AMX multiplies bf16 only: a f32 run is AVX-512's.
 static const struct cpu_kernels *kernels_of(enum cpu_isa isa, enum dtype compute) {
     switch (isa) {
@@ -88,17 +121,18 @@ enum status cpu_open_with(struct dev **out, const struct cpu_kernels *k, const s
     if (st == OK) st = mem_zalloc(&d, 1, sizeof *d, e);
     if (st != OK) return st;
     const bool bf16 = c->compute == DT_BF16;
-    d->base.ops = &cpu_ops;
+    d->base.ops = c->purpose == DEV_STEPS ? &cpu_step_ops : &cpu_ops;
     d->base.cfg = *c;
     d->base.act = DT_F32;
     d->base.kv = bf16 ? DT_BF16 : DT_F32;
     d->base.op = "open";
     d->k = k;
+    if (c->purpose == DEV_STEPS) d->decode = cpu_decode_of(c->isa);
     d->n_thread = c->n_thread;
     d->pairs = bf16 && k->bf16_pairs;
     d->round = bf16 && !k->bf16_pairs;
     snprintf(d->base.describe, sizeof d->base.describe, "cpu %s %s, %d thread%s",
-             cpu_isa_name(k->isa), dtype_name(c->compute), c->n_thread,
+             cpu_isa_name(k->isa), c->int8 ? "int8" : dtype_name(c->compute), c->n_thread,
              c->n_thread == 1 ? "" : "s");
     *out = &d->base;
     return OK;

@@ -6,6 +6,8 @@
 #include "kernels/cpu/kern.h"
 #include "kernels/dev_impl.h"
 
+struct cpu_decode;
+
 /* A piece of memory for packed weights, kept when its weight is let go and given to the next. */
 struct cpu_piece {
     void *mem; /* owned */
@@ -15,7 +17,8 @@ struct cpu_piece {
 
 struct cpu_dev {
     struct dev base;
-    const struct cpu_kernels *k; /* static */
+    const struct cpu_kernels *k;     /* static */
+    const struct cpu_decode *decode; /* static: of a handle for steps; else NULL */
     int n_thread;
     bool pairs;              /* matrix operands are bf16 pairs */
     bool round;              /* matrix operands are floats rounded to bf16 */
@@ -64,6 +67,57 @@ void cpu_wt_release(struct wt *w);
 /* Floats of a vector from `at` on; zeros when there is none (readable: one panel). */
 const float *cpu_vector(const struct wt *w, int64_t at);
 
+/* Memory for the state of a weight; cpu_wt_release gives it back. NULL after dev_fail(E_NOMEM). */
+void *cpu_take_memory(struct cpu_dev *d, size_t bytes);
+
+/* Columns of a matrix that are converted at a time: whole blocks, a panel of them stays in L1. */
+enum { CPU_PACK_K = DTYPE_MOST_BLOCK };
+
+/* Columns k..k+n_k-1 (at most CPU_PACK_K) of rows row..row+n-1 of a matrix of single elements as
+ * floats, rows CPU_PACK_K apart. False when one of them is not finite. */
+bool cpu_weight_floats(const struct cpu_dev *d, const struct dev_weight_src *s, int64_t row, int n,
+                       int64_t k, int64_t n_k, float *x);
+
+/* ---- steps: how matrices are kept, and what reads them (decode*.c) */
+
+/* The micro-kernels of an instruction set. */
+const struct cpu_decode *cpu_decode_of(enum cpu_isa isa);
+
+/* The type that a matrix is kept as, the blocks of a row, the bytes of a panel. */
+enum dtype cpu_decode_type(const struct cpu_dev *d, enum dtype stored);
+int64_t cpu_decode_blocks(enum dtype type, int64_t n_in);
+size_t cpu_decode_panel_bytes(const struct cpu_dev *d, enum dtype type, int64_t n_in);
+
+void cpu_decode_prepare(struct dev *d, struct wt *w);
+void cpu_decode_linear(struct dev *d, struct buf *y, const struct buf *x, const struct wt *w,
+                       const struct wt *bias, int64_t n_row);
+void cpu_decode_head(struct dev *d, const struct dev_head *a, int64_t n_row);
+void cpu_decode_attend(struct dev *d, const struct dev_attend *a, int64_t n_row);
+
+/* ---- logits to log-probabilities (linear.c). The vocabulary is cut into blocks of CPU_VOCAB; each
+ * leaves a maximum and a sum of exponentials per row, put together in order of the vocabulary. */
+enum { CPU_VOCAB = 256 };
+
+struct cpu_part {
+    float max, sum; /* sum is NaN when a logit is not finite */
+};
+struct cpu_lse {
+    double max, log_sum; /* log-probability of logit x: x - max - log_sum */
+};
+struct cpu_lse cpu_join_parts(const struct cpu_part *p, int64_t n_block);
+struct cpu_logits {
+    struct cpu_dev *d;
+    const struct dev_head *a;
+    int64_t n_block;       /* of the vocabulary */
+    struct cpu_part *part; /* [n_row, n_block] */
+    float *target_logit;   /* [n_row] */
+};
+/* Whether all targets are ids or -1; else dev_fail(E_ARG). */
+bool cpu_targets_ok(struct dev *d, const int32_t *target, int64_t n_row, int64_t n_vocab);
+/* What block v says about rows row..row+n-1, whose products are c [n, CPU_VOCAB], written. */
+void cpu_logits_block(const struct cpu_logits *h, int64_t row, int64_t n, int64_t v, float *c);
+double cpu_logits_result(const struct cpu_logits *h, int64_t r); /* log-probability of the target */
+
 /* ---- products (product.c) */
 
 /* Steps (words) of a row of n_in elements. */
@@ -107,18 +161,6 @@ struct cpu_product {
     int64_t ldc;
 };
 void cpu_product(const struct cpu_dev *d, const struct cpu_product *p);
-
-/* ---- log-sum-exp over the vocabulary (linear.c), the same for head and sample: blocks of
- * CPU_VOCAB columns leave a maximum and a sum, which are put together in order, in double. */
-
-enum { CPU_VOCAB = 256 };
-struct cpu_part {
-    float max, sum; /* sum is NaN when a logit is not finite */
-};
-struct cpu_lse {
-    double max, log_sum; /* log-probability of logit x: x - max - log_sum */
-};
-struct cpu_lse cpu_join_parts(const struct cpu_part *p, int64_t n_block);
 
 /* ---- what the machine can do (measure.c) */
 enum status cpu_measure(struct dev *d, double seconds, struct dev_peaks *out,

@@ -18,6 +18,7 @@
 
 enum {
     CPU_KEYS_MAX = 128, /* the largest `keys` */
+    CPU_KEYS = 64,      /* in a stretch of the scores of a single query */
     CPU_MR_MAX = 32,    /* the largest mr */
     CPU_NR_MAX = 32     /* the largest nr */
 };
@@ -38,6 +39,14 @@ struct cpu_soft {
     const float *slope;       /* ALiBi, or NULL */
     const float *dist;        /* distance of a lane's query to key 0 of the tile */
     float cap, inv_cap;       /* softcap and its inverse; 0: none */
+};
+
+/* A stretch of the scores of a single query: a row of CPU_KEYS. */
+struct cpu_soft_row {
+    int lo, hi;         /* visible keys: lo <= i < hi, not empty */
+    float slope;        /* 0: no ALiBi */
+    float dist;         /* distance of the query to key 0 */
+    float cap, inv_cap; /* softcap and its inverse; 0: none */
 };
 
 struct cpu_kernels {
@@ -80,6 +89,11 @@ struct cpu_kernels {
     /* p = 2^(s - max) where visible, 0 elsewhere, with a maximum that only moves when it is
      * exceeded by far; the plain scores come in times log2(e). Returns whether any scale is not 1. */
     bool (*soften)(const struct cpu_soft *t);
+    /* Of a single query: scores in place, softcap and ALiBi; returns the largest visible one. Then
+     * p = exp(s - max) where visible, 0 elsewhere; returns the sum. p may be s. */
+    float (*row_max)(float s[CPU_KEYS], const struct cpu_soft_row *r);
+    float (*row_exp)(float p[CPU_KEYS], const float s[CPU_KEYS], const struct cpu_soft_row *r,
+                     float max);
     void (*scale_lanes)(float *x, int64_t n, const float *scale); /* x [n, nr] */
     void (*exp_small)(float x[CPU_MR_MAX]);                       /* in place */
     /* y = x * scale + 0, which leaves no negative zero. */

@@ -132,6 +132,39 @@ static void scale_out(float *y, const float *x, float scale, int64_t n) {
     for (int64_t i = 0; i < n; i++) y[i] = x[i] * scale + 0.0f;
 }
 
+// Lanes i..i+VL-1 of a single query's stretch: x where the key is visible, `fill` elsewhere.
+static inline vf row_visible(vf x, int i, const struct cpu_soft_row *r, vf fill) {
+    const vf lane = v_iota() + v_set1((float)i);
+    const vf below = v_lt_select(lane, v_set1((float)r->hi), x, fill);
+    return v_lt_select(lane, v_set1((float)r->lo), fill, below);
+}
+
+static float row_max(float s[CPU_KEYS], const struct cpu_soft_row *r) {
+    const vf lowest = v_set1(-3.402823466e38f);
+    vf max = lowest;
+    for (int i = 0; i < CPU_KEYS; i += VL) {
+        vf x = v_load(s + i);
+        if (r->cap > 0.0f) x = v_set1(r->cap) * v_tanh(x * v_set1(r->inv_cap));
+        if (r->slope != 0.0f)
+            x = x - v_set1(r->slope) * (v_set1(r->dist) - (v_iota() + v_set1((float)i)));
+        v_store(s + i, x);
+        max = v_max(max, row_visible(x, i, r, lowest));
+    }
+    return v_max_lane(max);
+}
+
+static float row_exp(float p[CPU_KEYS], const float s[CPU_KEYS], const struct cpu_soft_row *r,
+                     float max) {
+    const vf m = v_set1(max);
+    vf total = v_set1(0.0f);
+    for (int i = 0; i < CPU_KEYS; i += VL) {
+        const vf e = row_visible(v_exp(v_load(s + i) - m), i, r, v_set1(0.0f));
+        total = total + e;
+        v_store(p + i, e);
+    }
+    return v_sum(total);
+}
+
 static void exp_small(float x[CPU_MR_MAX]) {
     for (int i = 0; i < CPU_MR_MAX; i += VL) v_store(x + i, v_exp(v_load(x + i)));
 }

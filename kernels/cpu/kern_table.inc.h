@@ -15,8 +15,8 @@ static void pack_at(uint32_t *dst, int m, const uint32_t *src, int64_t lds, int 
 }
 
 #define TABLE_ROWS                                                                                 \
-    .transpose = transpose, .zip = zip, .floats = floats, .soften = soften,                        \
-    .scale_lanes = scale_lanes, .scale_out = scale_out, .exp_small = exp_small,                    \
+    .transpose = transpose, .zip = zip, .floats = floats, .row_max = row_max, .row_exp = row_exp,  \
+    .soften = soften, .scale_lanes = scale_lanes, .scale_out = scale_out, .exp_small = exp_small,  \
     .logit_max = logit_max, .logit_sum = logit_sum, .norm = norm, .rope = rope, .act = act,        \
     .add = add, .to_bf16 = to_bf16, .round_bf16 = round_bf16, .dot = dot
 

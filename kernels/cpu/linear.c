@@ -44,16 +44,11 @@ void cpu_linear(struct dev *dev, struct buf *y, const struct buf *x, const struc
 enum { VOCAB = CPU_VOCAB };
 
 struct head {
-    struct cpu_dev *d;
-    const struct dev_head *a;
+    struct cpu_logits of;
     struct cpu_rows cut;
-    int64_t n_block;       // of the vocabulary
-    struct cpu_part *part; // [n_row, n_block]
-    float *target_logit;   // [n_row]
 };
 
-// What block v of the vocabulary says about the rows whose logits are c [n, VOCAB].
-static void head_rows(const struct head *h, int64_t row, int64_t n, int64_t v, float *c) {
+void cpu_logits_block(const struct cpu_logits *h, int64_t row, int64_t n, int64_t v, float *c) {
     const struct cpu_kernels *k = h->d->k;
     const int64_t col = v * VOCAB, left = h->a->w->src.n_out - col;
     const int64_t n_col = left < VOCAB ? left : VOCAB;
@@ -75,10 +70,11 @@ static void head_rows(const struct head *h, int64_t row, int64_t n, int64_t v, f
 // Rows of one block against blocks v0..v1-1 of the vocabulary.
 static void head_item(const struct head *h, const void *pack, float *c, int64_t row, int64_t n,
                       int64_t v0, int64_t v1) {
-    const int64_t per = VOCAB / h->d->k->nr, n_panel = cpu_ceil(h->a->w->src.n_out, h->d->k->nr);
+    const int64_t per = VOCAB / h->of.d->k->nr,
+                  n_panel = cpu_ceil(h->of.a->w->src.n_out, h->of.d->k->nr);
     for (int64_t v = v0; v < v1; v++) {
-        const struct cpu_product p = {.w = h->a->w,
-                                      .bias = h->a->bias,
+        const struct cpu_product p = {.w = h->of.a->w,
+                                      .bias = h->of.a->bias,
                                       .pack = pack,
                                       .n = n,
                                       .steps = h->cut.steps,
@@ -86,8 +82,8 @@ static void head_item(const struct head *h, const void *pack, float *c, int64_t 
                                       .p1 = (v + 1) * per < n_panel ? (v + 1) * per : n_panel,
                                       .c = c,
                                       .ldc = VOCAB};
-        cpu_product(h->d, &p);
-        head_rows(h, row, n, v, c);
+        cpu_product(h->of.d, &p);
+        cpu_logits_block(&h->of, row, n, v, c);
     }
 }
 
@@ -99,12 +95,12 @@ struct cpu_lse cpu_join_parts(const struct cpu_part *p, int64_t n_block) {
     return (struct cpu_lse){max, log(sum)};
 }
 
-static double head_result(const struct head *h, int64_t r) {
+double cpu_logits_result(const struct cpu_logits *h, int64_t r) {
     const struct cpu_lse all = cpu_join_parts(h->part + r * h->n_block, h->n_block);
     return (double)h->target_logit[r] - all.max - all.log_sum;
 }
 
-static bool targets_ok(struct dev *d, const int32_t *target, int64_t n_row, int64_t n_vocab) {
+bool cpu_targets_ok(struct dev *d, const int32_t *target, int64_t n_row, int64_t n_vocab) {
     for (int64_t r = 0; r < n_row; r++)
         if (target[r] < -1 || target[r] >= n_vocab) {
             dev_fail(d, E_ARG, "target %d is outside the vocabulary", (int)target[r]);
@@ -117,17 +113,17 @@ void cpu_head(struct dev *dev, const struct dev_head *a, int64_t n_row) {
     struct cpu_dev *d = cpu_of(dev);
     const int32_t *target = a->target->data;
     double *logp = a->logp->data;
-    if (n_row == 0 || !targets_ok(dev, target, n_row, a->w->src.n_out)) return;
-    struct head h = {.d = d, .a = a, .n_block = cpu_ceil(a->w->src.n_out, VOCAB)};
-    h.cut = cpu_cut(d, n_row, a->w->src.n_in, h.n_block);
-    const size_t parts = cpu_round64((size_t)n_row * (size_t)h.n_block * sizeof *h.part);
+    if (n_row == 0 || !cpu_targets_ok(dev, target, n_row, a->w->src.n_out)) return;
+    struct head h = {.of = {d, a, cpu_ceil(a->w->src.n_out, VOCAB), NULL, NULL}};
+    h.cut = cpu_cut(d, n_row, a->w->src.n_in, h.of.n_block);
+    const size_t parts = cpu_round64((size_t)n_row * (size_t)h.of.n_block * sizeof *h.of.part);
     const size_t logits = cpu_round64((size_t)n_row * sizeof(float));
     const size_t tile = cpu_round64((size_t)h.cut.block * VOCAB * sizeof(float));
     const size_t per_thread = h.cut.pack_bytes + tile;
     unsigned char *scratch = cpu_scratch(d, parts + logits + per_thread * (size_t)d->n_thread);
     if (scratch == NULL) return;
-    h.part = (struct cpu_part *)(void *)scratch;
-    h.target_logit = (float *)(void *)(scratch + parts);
+    h.of.part = (struct cpu_part *)(void *)scratch;
+    h.of.target_logit = (float *)(void *)(scratch + parts);
 #pragma omp parallel num_threads(cpu_team(d, n_row * a->x->n_col * a->w->src.n_out))
     {
         unsigned char *own = scratch + parts + logits + per_thread * (size_t)omp_get_thread_num();
@@ -139,7 +135,7 @@ void cpu_head(struct dev *dev, const struct dev_head *a, int64_t n_row) {
             const int64_t row = i / h.cut.n_group * h.cut.block,
                           v0 = i % h.cut.n_group * h.cut.group;
             const int64_t n = n_row - row < h.cut.block ? n_row - row : h.cut.block;
-            const int64_t v1 = v0 + h.cut.group < h.n_block ? v0 + h.cut.group : h.n_block;
+            const int64_t v1 = v0 + h.cut.group < h.of.n_block ? v0 + h.cut.group : h.of.n_block;
             if (row != packed) cpu_pack_rows(d, &h.cut, own, a->x, row, n);
             packed = row;
             head_item(&h, own, c, row, n, v0, v1);
@@ -147,6 +143,6 @@ void cpu_head(struct dev *dev, const struct dev_head *a, int64_t n_row) {
         d->k->thread_end();
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < n_row; r++)
-            logp[r] = target[r] < 0 ? (double)NAN : head_result(&h, r);
+            logp[r] = target[r] < 0 ? (double)NAN : cpu_logits_result(&h.of, r);
     }
 }

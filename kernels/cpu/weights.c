@@ -5,8 +5,7 @@
 #include "base/mem.h"
 
 enum {
-    // Columns of a panel that are converted at a time: nr rows of them stay in L1. Whole blocks.
-    PACK_K = DTYPE_MOST_BLOCK,
+    PACK_K = CPU_PACK_K,
     PAD = 64 // vectors are padded to a multiple of the widest panel
 };
 
@@ -45,7 +44,7 @@ failed:
     return NULL;
 }
 
-static void *take_memory(struct cpu_dev *d, size_t bytes) {
+void *cpu_take_memory(struct cpu_dev *d, size_t bytes) {
     struct cpu_piece *p = find_piece(d, bytes);
     if (p == NULL) p = new_piece(d, bytes);
     if (p == NULL) return NULL;
@@ -79,6 +78,16 @@ static bool read_transposed(const struct cpu_dev *d, const struct dev_weight_src
             for (int r = 0; r < run; r++) x[(i + r) * PACK_K + j] = column[r];
         }
     }
+    return ok;
+}
+
+bool cpu_weight_floats(const struct cpu_dev *d, const struct dev_weight_src *s, int64_t row, int n,
+                       int64_t k, int64_t n_k, float *x) {
+    if (s->transposed) return read_transposed(d, s, row, n, k, n_k, x);
+    bool ok = true;
+    for (int i = 0; i < n; i++)
+        ok &= d->k->floats(x + i * PACK_K, dev_src_ptr(s, row + i) + dtype_row_bytes(s->dtype, k),
+                           s->dtype, n_k);
     return ok;
 }
 
@@ -136,7 +145,7 @@ void cpu_wt_prepare(struct dev *dev, struct wt *w) {
         dev_fail(dev, E_NOMEM, "%s is too large", w->src.name);
         return;
     }
-    w->state = take_memory(d, bytes);
+    w->state = cpu_take_memory(d, bytes);
     if (w->state == NULL) return;
     const bool ok =
         w->use == WT_MATRIX ? pack_matrix(d, w, w->state) : pack_vector(w, w->state, padded);
