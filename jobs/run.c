@@ -351,7 +351,7 @@ static enum status open_run(struct run *r, const struct manifest *man, struct er
                                      .n_part = r->session.plan->n_part,
                                      .overwrite = r->o->overwrite,
                                      .attempt = r->attempt,
-                                     .tokens = man->score.tokens,
+                                     .tokens = man_wants_tokens(man),
                                      .retry_failed = r->o->retry_failed};
     TRY(ledger_open(&r->ledger, &lc, e));
     TRY(mem_zalloc(&r->rank_of_part, (size_t)r->session.plan->n_part, sizeof(int), e));

@@ -40,7 +40,7 @@ static enum status open_tokenizer(struct session *s, const char *dir, struct err
         FAIL(e, E_FORMAT, "%s: the tokenizer's BOS id %d is outside the model's vocabulary of %lld",
              dir, tok_bos(s->tok), (long long)n_vocab);
     }
-    const enum man_bos want = s->man->score.add_bos;
+    const enum man_bos want = man_add_bos(s->man);
     s->add_bos = want == MAN_BOS_TRUE || (want == MAN_BOS_AUTO && tok_adds_bos(s->tok));
     if (s->add_bos && tok_bos(s->tok) < 0) {
         FAIL(e, E_FORMAT, "%s: the tokenizer names no BOS token; set \"add_bos\": false", dir);
@@ -70,6 +70,7 @@ enum status session_open(struct session *s, const struct manifest *man, const st
     struct sbuf dir;
     sbuf_init(&dir);
     memset(s, 0, sizeof *s);
+    if (man->job == MAN_GENERATE) FAIL(e, E_UNSUPPORTED, "generate jobs are not run yet");
     s->man = man;
     s->o = o;
     man_path(man, man->model_path, &dir);
