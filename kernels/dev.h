@@ -62,8 +62,10 @@ enum buf_kind {
     BUF_ID,  /* token ids, targets               i32           [n_row] */
     BUF_POS, /* positions                        i64           [n_row] */
     BUF_ANGLE, /* cos and sin of rotary angles     f32 (ref f64) [n_row, 2 * n_pair]: n_pair cos, n_pair sin */
-    BUF_LOGP, /* log-probabilities                f64           [n_row] */
-    BUF_SEG   /* struct dev_seg                                 [n_row] */
+    BUF_LOGP,   /* log-probabilities                f64           [n_row] */
+    BUF_SEG,    /* struct dev_seg                                 [n_row] */
+    BUF_SAMPLE, /* struct dev_sample_row                        [n_row] */
+    BUF_ADJUST  /* struct dev_adjust                            [n_row] */
 };
 
 /* Contents undefined. Errors: E_NOMEM. Freed by buf_free (NULL allowed); must not outlive its device. */
@@ -72,7 +74,7 @@ enum status buf_new(struct buf **out, struct dev *d, enum buf_kind kind, int64_t
 void buf_free(struct buf *b);
 int64_t buf_rows(const struct buf *b);
 size_t buf_row_bytes(const struct buf *b);
-enum dtype buf_dtype(const struct buf *b); /* not for BUF_SEG */
+enum dtype buf_dtype(const struct buf *b); /* not for buffers of structs */
 
 /* Host to device and back, rows [row, row + n), in the buffer's own element type. dev_write has taken what
  * it needs from `host` when it returns. dev_read's result is there after the next dev_sync(). */
@@ -233,6 +235,71 @@ struct dev_head {
 /* logp[i] = log softmax(logits[i])[target[i]], fused over blocks of the vocabulary. A row whose logits hold
  * NaN or infinity gets logp NaN; the other rows are not touched by it. */
 void dev_head(struct dev *d, const struct dev_head *a, int64_t n_row);
+
+/* A change to one logit, in this order: l += before; l = l > 0 ? l / scale : l * scale; l += after. `after`
+ * of -INFINITY bans the id. core/sample.h says what they are for. */
+struct dev_adjust {
+    int32_t id;
+    double before, scale, after;
+};
+
+/* How one row of logits becomes a token. */
+struct dev_sample_row {
+    int32_t logits_row;  /* which row of the logits; several may take the same one */
+    int32_t n_top;       /* entries wanted of the row's top list, at most a->n_top */
+    bool top_adjusted;   /* the top list holds the most probable after the changes, not before */
+    int32_t top_k;       /* 0: all */
+    double temperature;  /* 0: greedy */
+    double top_p, min_p; /* 1, 0: all */
+    double u;            /* uniform in [0, 1) */
+    int64_t adjust,
+        n_adjust; /* entries adjust .. adjust + n_adjust - 1 of a->adjust, no id twice */
+};
+
+struct dev_sample {
+    const struct buf *logits; /* ACT [*, n_vocab] read */
+    const struct buf *rows;   /* BUF_SAMPLE, the first n_row */
+    const struct buf *adjust; /* BUF_ADJUST, or NULL when no row has entries */
+    struct buf *id; /* BUF_ID [n_row] written: the token; -1: its logits are not finite; -2: every
+                                 id is banned */
+    struct buf
+        *logp; /* BUF_LOGP [n_row] written: log softmax of the unchanged logits, at that id */
+    int n_top; /* length of a top list; 0: none, and the three buffers may be NULL */
+    struct buf
+        *top_id; /* BUF_ID   [n_row * n_top] written: row i's list from i * n_top on, the most
+                                 probable first, the lower id first on ties; -1 past its end */
+    struct buf *top_logp; /* BUF_LOGP the same: log-probability before the changes */
+    struct buf
+        *top_adjusted; /* BUF_LOGP the same: log softmax of the changed logits, over the row's top_k
+                                 where that is not 0; -INFINITY for what is banned. Temperature, top_p and
+                                 min_p have no part in it */
+};
+/* Chooses a token per row. With y the changed logits of the row (struct dev_adjust):
+ *   greedy           the largest y, the lowest id on ties
+ *   temperature T    z = y / T;
+ *                    top_k keeps every z that is at least the k-th largest;
+ *                    top_p the shortest run of those, the largest z first and the lower id first on ties,
+ *                    whose exp(z) add up to at least top_p of the sum over those;
+ *                    min_p those of them with exp(z) >= min_p * exp(largest z);
+ *                    the token is the first id, in order of ids, at which the cumulated exp(z) of what is
+ *                    kept is above u times its sum.
+ * logp of a row equals dev_head's for that id, bit for bit. Sums are taken in one order, whatever other
+ * rows there are. Sticky E_BUG when a row names a logits row, an entry or an id outside its buffer. */
+void dev_sample(struct dev *d, const struct dev_sample *a, int64_t n_row);
+
+/* out[i] = the largest cosine between row i of x and any row of y: max over j of x_i . y_j / (|x_i| |y_j|), 0
+ * where one of them is 0; NaN where x_i is not finite.
+ * out BUF_LOGP [n_row] written from row out_row on; x ACT rows row .. row + n_row - 1; y ACT, the first
+ * n_y >= 1 rows, the same width. */
+struct dev_similar {
+    struct buf *out;
+    int64_t out_row;
+    const struct buf *x;
+    int64_t row;
+    const struct buf *y;
+    int64_t n_y;
+};
+void dev_similar(struct dev *d, const struct dev_similar *a, int64_t n_row);
 
 /* Rows [src_row, src_row + n) of src to dst, the same kind and width, not overlapping. */
 void dev_copy(struct dev *d, struct buf *dst, int64_t dst_row, const struct buf *src,
