@@ -166,11 +166,11 @@ static void read_add_bos(struct man_reader *r, const struct jnode *v) {
 
 /* ---- the section ---- */
 
-
 // A string, or a list of at most `n` different ones.
 #define STRINGS(n)                                                                                 \
-    "\"if\":{\"type\":\"array\"},\"then\":{\"maxItems\":" n ",\"uniqueItems\":true,\"items\":{"    \
-    MAN_TEXT ",\"maxLength\":1024}},\"else\":{" MAN_TEXT ",\"maxLength\":1024}"
+    "\"if\":{\"type\":\"array\"},\"then\":{\"maxItems\":" n                                        \
+    ",\"uniqueItems\":true,\"items\":{" MAN_TEXT ",\"maxLength\":1024}},\"else\":{" MAN_TEXT       \
+    ",\"maxLength\":1024}"
 
 #define IN_GENERATE(member) offsetof(struct man_generate, member)
 #define TOKENS_MOST ((int64_t)1 << 40)
@@ -357,15 +357,16 @@ static const struct man_field generate_fields[] = {
 #define IS_TRUE "{\"const\":true}"
 // Whether tokens are drawn, as settle() finds it.
 #define DRAWN                                                                                      \
-    "\"anyOf\":[{" GIVEN("temperature", POSITIVE) "},{\"not\":{\"required\":[\"temperature\"]},"   \
-    GIVEN("do_sample", IS_TRUE) "},{" GIVEN("use_generation_config", IS_TRUE) "}]"
+    "\"anyOf\":[{" GIVEN("temperature", POSITIVE) "},{\"not\":{\"required\":[\"temperature\"]}"    \
+                                                  "," GIVEN("do_sample", IS_TRUE) "},{" GIVEN(     \
+                                                      "use_generation_config", IS_TRUE) "}]"
 
 // What check_generate() refuses, as schemas.
 static const char *const generate_rules[] = {
     "{\"anyOf\":[{\"required\":[\"max_new_tokens\"]},{\"required\":[\"max_tokens\"]}]}",
     "{\"not\":{\"required\":[\"max_new_tokens\",\"max_tokens\"]}}",
-    "{\"not\":{\"allOf\":[{" GIVEN("do_sample", "{\"const\":false}") "},{" GIVEN(
-        "temperature", POSITIVE) "}]}}",
+    "{\"not\":{\"allOf\":[{" GIVEN("do_sample", "{\"const\":false}") "},{" GIVEN("temperature",
+                                                                                 POSITIVE) "}]}}",
     "{\"not\":{\"allOf\":[{" GIVEN("do_sample", IS_TRUE) "},{" GIVEN("temperature",
                                                                      "{\"const\":0}") "}]}}",
     "{\"if\":{" DRAWN "},\"else\":{\"properties\":{\"top_p\":{\"const\":1},\"min_p\":{\"const\":0},"
@@ -373,12 +374,16 @@ static const char *const generate_rules[] = {
     "{\"if\":{" DRAWN "},\"else\":{\"if\":{" GIVEN(
         "penalty_alpha", POSITIVE) "},\"else\":{\"properties\":{\"top_k\":{\"const\":0}}}}}",
     "{\"if\":{" GIVEN("penalty_alpha", POSITIVE) "},\"then\":{" GIVEN(
-        "top_k", "{\"type\":\"integer\",\"minimum\":2}") ",\"allOf\":[{\"properties\":{"
-    "\"temperature\":" NOT_ABOVE_0 ",\"do_sample\":{\"const\":false}}}]},\"else\":{"
-    "\"properties\":{\"contrastive_window\":{\"const\":16384}}}}",
+        "top_k",
+        "{\"type\":\"integer\",\"minimum\":2}") ",\"allOf\":[{\"properties\":{"
+                                                "\"temperature\":" NOT_ABOVE_0
+                                                ",\"do_sample\":{\"const\":false}}}]},\"else\":{"
+                                                "\"properties\":{\"contrastive_window\":{\"const\":"
+                                                "16384}}}}",
     "{\"if\":{\"anyOf\":[{" GIVEN("max_new_tokens", "{\"exclusiveMinimum\":16384}") "},{" GIVEN(
-        "max_tokens", "{\"exclusiveMinimum\":16384}") "}]},"
-    "\"then\":{\"properties\":{\"tokens\":{\"const\":true}}}}",
+        "max_tokens",
+        "{\"exclusiveMinimum\":16384}") "}]},"
+                                        "\"then\":{\"properties\":{\"tokens\":{\"const\":true}}}}",
     NULL,
 };
 

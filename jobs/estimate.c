@@ -79,7 +79,7 @@ static enum status probe(const struct session *s, double *seconds_per_row, struc
     int32_t ids[PROBE_ROWS + 1] = {0};
     const int64_t n_vocab = model_arch(s->model)->n_vocab;
     for (int i = 0; i <= PROBE_ROWS; i++) ids[i] = (int32_t)((i * 7919LL) % n_vocab);
-    const struct vis_rule rule = score_rule(&s->man->settings[0]);
+    const struct vis_rule rule = part_rule(&s->man->settings[0]);
     TRY(span_open(&sp, s->mo, PROBE_ROWS, e));
     TRY(cache_open(&c, s->mo, &rule, e));
     double best = 0;
@@ -106,7 +106,7 @@ static void estimate_memory(const struct session *s, double longest, struct run_
     est->weights_bytes = span_weights_bytes(s->model, word);
     int64_t rows = 0, cache = 0;
     for (int i = 0; i < n_setting; i++) {
-        const struct vis_rule r = score_rule(&s->man->settings[i]);
+        const struct vis_rule r = part_rule(&s->man->settings[i]);
         const int64_t n = r.dense ? (int64_t)longest : INT64_MAX / 4;
         cache += cache_bytes(a, s->mo->classes, s->mo->class_of_layer, &r, n, word);
         rows += vis_cache_sinks(&r, &s->mo->classes[0]) + vis_cache_most(&r, &s->mo->classes[0], n);

@@ -58,7 +58,7 @@ static void note(void *ctx, enum run_note kind, const char *text) {
     if (r->o->hooks.note != NULL) r->o->hooks.note(r->o->hooks.ctx, kind, text);
 }
 
-static void progress(void *ctx, const struct score_totals *t, const char *source) {
+static void progress(void *ctx, const struct part_totals *t, const char *source) {
     const struct run *r = ctx;
     if (r->o->hooks.progress == NULL) return;
     // What an earlier attempt did is neither done by this run nor left to it.
@@ -87,7 +87,7 @@ static void event(const struct run *r, struct sbuf *json) {
 
 // What this run has done of the part in hand.
 static void describe_part(const struct run *r, const char *end, struct sbuf *out) {
-    const struct score_totals *t = score_totals(r->scorer);
+    const struct part_totals *t = score_totals(r->scorer);
     sbuf_printf(out,
                 "%s{\"part\":%d,\"documents_resumed\":%lld,\"tokens_resumed\":%lld,\"tokens_"
                 "computed\":%lld,"
@@ -104,7 +104,7 @@ static enum status write_record(struct run *r, bool ended, struct err *e) {
     char host[128] = "unknown", cpu[128];
     gethostname(host, sizeof host - 1);
     cpu_model(cpu, sizeof cpu);
-    const struct score_totals *t = score_totals(r->scorer);
+    const struct part_totals *t = score_totals(r->scorer);
     double stage[DEV_STAGE_COUNT];
     dev_times(r->session.dev, stage);
     sbuf_printf(&b, "{\"attempt\":\"%s\",\"version\":\"%s\",\"host\":", r->attempt, BASIN_VERSION);
@@ -175,13 +175,13 @@ static enum status out_commit(void *ctx, const struct ledger_mark *m, const char
 static enum status score_and_publish(struct run *r, int part, struct ledger_mark *mark,
                                      const struct sbuf *state, struct err *e) {
     enum status st = OK;
-    const struct score_out out = {.ctx = r,
-                                  .add = out_add,
-                                  .add_open = out_add_open,
-                                  .close_document = out_close,
-                                  .drop_document = out_drop,
-                                  .uncommitted = out_uncommitted,
-                                  .commit = out_commit};
+    const struct part_out out = {.ctx = r,
+                                 .add = out_add,
+                                 .add_open = out_add_open,
+                                 .close_document = out_close,
+                                 .drop_document = out_drop,
+                                 .uncommitted = out_uncommitted,
+                                 .commit = out_commit};
     const struct plan *plan = r->session.plan;
     TRY(score_part(r->scorer, plan, &plan->parts[part], &out, mark, state, e));
     TRY(ledger_publish(r->part, mark, e));
@@ -357,8 +357,8 @@ static enum status open_run(struct run *r, const struct manifest *man, struct er
     TRY(mem_zalloc(&r->rank_of_part, (size_t)r->session.plan->n_part, sizeof(int), e));
     TRY(plan_deal(r->session.plan, r->o->rank.n, r->rank_of_part, e));
     count_work(r);
-    struct score_config sc;
-    session_score_config(&r->session, &sc);
+    struct part_config sc;
+    session_part_config(&r->session, &sc);
     sc.stop = (struct span_stop){must_stop, r};
     sc.note = note;
     sc.progress = progress;
@@ -488,17 +488,17 @@ static enum status direct_all(struct run *r, const char *tmp_dir, const struct r
                               struct run_result *result, struct err *e) {
     enum status st = OK;
     struct direct d = {r, sink};
-    const struct score_out out = {.ctx = &d,
-                                  .add = direct_lines,
-                                  .add_open = direct_open,
-                                  .close_document = direct_close,
-                                  .drop_document = direct_drop,
-                                  .uncommitted = direct_uncommitted,
-                                  .commit = direct_commit};
-    struct score_config sc;
+    const struct part_out out = {.ctx = &d,
+                                 .add = direct_lines,
+                                 .add_open = direct_open,
+                                 .close_document = direct_close,
+                                 .drop_document = direct_drop,
+                                 .uncommitted = direct_uncommitted,
+                                 .commit = direct_commit};
+    struct part_config sc;
     TRY(session_start(&r->session, e));
     TRY(session_spool_stdin(&r->session, tmp_dir, e));
-    session_score_config(&r->session, &sc);
+    session_part_config(&r->session, &sc);
     sc.stop = (struct span_stop){must_stop, r};
     sc.note = note;
     sc.progress = progress;

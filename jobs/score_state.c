@@ -13,7 +13,7 @@
 #include <string.h>
 
 static void print_head(const struct scorer *s, const struct doc *d, struct sbuf *out) {
-    const struct score_config *c = &s->cfg;
+    const struct part_config *c = &s->cfg;
     sbuf_printf(out, "version %s\n", BASIN_VERSION);
     sbuf_printf(out, "device %s\n", c->labels.device);
     sbuf_printf(out, "dtype %s\n", c->labels.dtype);

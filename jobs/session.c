@@ -150,7 +150,7 @@ enum status session_print_job(const struct session *s, struct sbuf *out, struct 
     return st != OK ? st : sbuf_status(out, e);
 }
 
-void session_score_config(const struct session *s, struct score_config *c) {
+void session_part_config(const struct session *s, struct part_config *c) {
     memset(c, 0, sizeof *c);
     c->man = s->man;
     c->mo = s->mo;

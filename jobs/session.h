@@ -34,7 +34,7 @@ const char *session_dtype(const struct session *s);
 /* The job as identity: what must be the same for results to belong together (ledger.h). */
 enum status session_print_job(const struct session *s, struct sbuf *out, struct err *e) WARN_UNUSED;
 /* Fills what a scorer needs; the hooks are the caller's. */
-void session_score_config(const struct session *s, struct score_config *c);
+void session_part_config(const struct session *s, struct part_config *c);
 /* Copies standard input to a file in `dir` when the plan has it as an input. */
 enum status session_spool_stdin(struct session *s, const char *dir, struct err *e) WARN_UNUSED;
 
