@@ -80,7 +80,8 @@ int64_t part_feed_bytes(const struct part_feed *f, const struct doc *doc, int64_
 /* ---- when to commit ---- */
 
 struct part_clock {
-    int64_t committed_ns, saved_ns; /* the last commit, and the last with nothing unsaved behind it */
+    int64_t committed_ns,
+        saved_ns; /* the last commit, and the last with nothing unsaved behind it */
     int64_t committed_documents;
 };
 void part_clock_start(struct part_clock *c, const struct ledger_mark *m);
