@@ -50,6 +50,12 @@ uint64_t hash_64(const void *bytes, size_t n) {
     return XXH3_64bits(bytes, n);
 }
 
+void hash_words(const void *bytes, size_t n, uint64_t seed, uint64_t words[2]) {
+    const XXH128_hash_t v = XXH3_128bits_withSeed(bytes, n, seed);
+    words[0] = v.low64;
+    words[1] = v.high64;
+}
+
 size_t hash_state_bytes(void) {
     return sizeof(XXH3_state_t);
 }

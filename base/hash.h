@@ -17,6 +17,8 @@ void hash_text(const struct hash *h, char text[HASH_TEXT]);
 
 void hash_once(const void *bytes, size_t n, char text[HASH_TEXT]);
 uint64_t hash_64(const void *bytes, size_t n);
+/* XXH3-128 of bytes under a seed, as two words, low first. */
+void hash_words(const void *bytes, size_t n, uint64_t seed, uint64_t words[2]);
 
 /* The state as plain bytes, for checkpoints written and read by the same build. */
 size_t hash_state_bytes(void);

@@ -166,6 +166,55 @@ void cache_commit(struct cache *c, int64_t n) {
     c->pos += n;
 }
 
+/* ---- hand-over ---- */
+
+// Sinks among the rows of layer l.
+static int64_t sink_rows(const struct cache *c, int64_t l) {
+    const int64_t n = vis_cache_sinks(&c->rule, class_of(c, l));
+    return n < c->pos ? n : c->pos;
+}
+
+void cache_give(const struct cache *c, int64_t l, const struct cache_spot *to) {
+    const int64_t n_sink = sink_rows(c, l), n = rows_at(&c->rule, class_of(c, l), c->pos);
+    const struct kv *kv = &c->live[l];
+    struct dev *d = c->mo->dev;
+    if (n_sink > 0) {
+        dev_copy_peer(to->dev, to->k, to->sink_row, d, kv->k, 0, n_sink);
+        dev_copy_peer(to->dev, to->v, to->sink_row, d, kv->v, 0, n_sink);
+    }
+    if (n > n_sink) {
+        dev_copy_peer(to->dev, to->k, to->low_row, d, kv->k, n_sink, n - n_sink);
+        dev_copy_peer(to->dev, to->v, to->low_row, d, kv->v, n_sink, n - n_sink);
+    }
+}
+
+enum status cache_take_begin(struct cache *c, int64_t pos, struct err *e) {
+    enum status st = OK;
+    CHECK(c->pos == 0);
+    for (int64_t l = 0; l < model_arch(c->mo->model)->n_layer; l++) {
+        const struct vis_class *cls = class_of(c, l);
+        TRY(grow(c, &c->live[l], rows_at(&c->rule, cls, pos),
+                 most_rows(&c->rule, cls, INT64_MAX / 4), 0, e));
+    }
+    c->pos = pos;
+done:
+    return st;
+}
+
+void cache_take(struct cache *c, int64_t l, const struct cache_spot *from) {
+    const int64_t n_sink = sink_rows(c, l), n = rows_at(&c->rule, class_of(c, l), c->pos);
+    const struct kv *kv = &c->live[l];
+    struct dev *d = c->mo->dev;
+    if (n_sink > 0) {
+        dev_copy_peer(d, kv->k, 0, from->dev, from->k, from->sink_row, n_sink);
+        dev_copy_peer(d, kv->v, 0, from->dev, from->v, from->sink_row, n_sink);
+    }
+    if (n > n_sink) {
+        dev_copy_peer(d, kv->k, n_sink, from->dev, from->k, from->low_row, n - n_sink);
+        dev_copy_peer(d, kv->v, n_sink, from->dev, from->v, from->low_row, n - n_sink);
+    }
+}
+
 int64_t cache_bytes(const struct arch *a, const struct vis_class *classes,
                     const int *class_of_layer, const struct vis_rule *r, int64_t n_tok,
                     size_t kv_bytes) {

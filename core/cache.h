@@ -43,6 +43,19 @@ void cache_store(struct cache *c, int64_t l, const struct buf *work_k, const str
 /* The n tokens stored in every layer become part of the cache. */
 void cache_commit(struct cache *c, int64_t n);
 
+/* Hand-over to and from an engine that keeps keys in buffers of its own, on any device that
+ * dev_copy_peer reaches: layer l's sinks are rows from sink_row on, its window keys rows from low_row on. */
+struct cache_spot {
+    struct dev *dev;
+    struct buf *k, *v;
+    int64_t sink_row, low_row;
+};
+void cache_give(const struct cache *c, int64_t l, const struct cache_spot *to);
+/* An empty cache becomes one of `pos` tokens, whose rows cache_take then brings, layer by layer. Errors:
+ * E_NOMEM; the cache is empty still. */
+enum status cache_take_begin(struct cache *c, int64_t pos, struct err *e) WARN_UNUSED;
+void cache_take(struct cache *c, int64_t l, const struct cache_spot *from);
+
 /* Bytes a cache takes on its device at most, for documents of n_tok tokens (both sets of buffers).
  */
 int64_t cache_bytes(const struct arch *a, const struct vis_class *classes,

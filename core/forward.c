@@ -2,9 +2,6 @@
 
 #include "base/mem.h"
 
-#include <math.h>
-#include <string.h>
-
 /* ---- buffers ---- */
 
 enum status fwd_open(struct fwd **out, const struct model_on *mo, int64_t n_row, struct err *e) {
@@ -44,6 +41,9 @@ enum status fwd_open(struct fwd **out, const struct model_on *mo, int64_t n_row,
         TRY(buf_new(wanted[i].buf, d, wanted[i].kind, n_row, wanted[i].n_col, e));
     }
     TRY(mem_zalloc(&f->classes, (size_t)mo->n_class, sizeof(struct fwd_class), e));
+    TRY(mem_zalloc(&f->host_abs, (size_t)n_row, sizeof *f->host_abs, e));
+    TRY(mem_zalloc(&f->host_query, (size_t)n_row, sizeof *f->host_query, e));
+    TRY(mem_zalloc(&f->host_rows, (size_t)n_row, sizeof *f->host_rows, e));
     *out = f;
     f = NULL;
 done:
@@ -53,18 +53,20 @@ done:
 
 void fwd_close(struct fwd *f) {
     if (f == NULL) return;
-    struct buf *const all[] = {
-        f->ids,        f->targets,   f->table_rows, f->pos_abs, f->pos_query, f->ang_abs[0],
-        f->ang_abs[1], f->ang_query, f->x,          f->h,       f->y,         f->q,
-        f->q_sink,     f->o,         f->k,          f->v,       f->gate,      f->up,
-        f->logp,       f->work_k,    f->work_v,     f->logits};
+    struct buf *const all[] = {f->ids,       f->targets,    f->table_rows, f->pos_abs,
+                               f->pos_query, f->ang_abs[0], f->ang_abs[1], f->ang_query,
+                               f->x,         f->h,          f->y,          f->q,
+                               f->q_sink,    f->o,          f->k,          f->v,
+                               f->gate,      f->up,         f->logp,       f->logits};
     for (size_t i = 0; i < COUNTOF(all); i++) buf_free(all[i]);
     for (int c = 0; f->classes != NULL && c < f->mo->n_class; c++) {
         buf_free(f->classes[c].seg);
         mem_free(f->classes[c].host);
-        mem_free(f->classes[c].place);
     }
     mem_free(f->classes);
+    mem_free(f->host_abs);
+    mem_free(f->host_query);
+    mem_free(f->host_rows);
     mem_free(f);
 }
 
@@ -74,59 +76,14 @@ enum status fwd_keep_logits(struct fwd *f, struct err *e) {
                    model_arch(f->mo->model)->n_vocab, e);
 }
 
-// A buffer of at least `rows` rows; what it held is lost.
-static enum status at_least(struct buf **b, const struct fwd *f, enum buf_kind kind, int64_t rows,
-                            int64_t n_col, struct err *e) {
-    if (*b != NULL && buf_rows(*b) >= rows) return OK;
-    const int64_t old = *b != NULL ? buf_rows(*b) : 0;
-    buf_free(*b);
-    *b = NULL;
-    return buf_new(b, f->mo->dev, kind, rows > old + old / 2 ? rows : old + old / 2, n_col, e);
-}
-
 /* ---- who sees what, for this block ---- */
 
-static enum status plan_class(struct fwd *f, int cls, const struct fwd_part *parts, int n_part,
-                              int64_t *n_work, struct err *e) {
-    enum status st = OK;
-    struct fwd_class *fc = &f->classes[cls];
-    const struct vis_class *vc = &f->mo->classes[cls];
-    int64_t at = 0, n_seg = 0;
-    TRY(mem_grow(&fc->place, &fc->place_cap, (size_t)n_part, sizeof(struct fwd_place), e));
-    for (int i = 0; i < n_part; i++) {
-        const struct cache *c = parts[i].cache;
-        const struct vis_rule *r = cache_rule(c);
-        const int64_t pos = cache_pos(c), n_sink = vis_cache_sinks(r, vc);
-        const int64_t low = vis_cache_low(r, vc, pos), count = vis_count(r, vc, pos, parts[i].n);
-        fc->place[i].row = at;
-        TRY(mem_grow(&fc->host, &fc->host_cap, (size_t)(n_seg + count), sizeof(struct dev_seg), e));
-        vis_segments(r, vc, pos, parts[i].n, parts[i].row, fc->host + n_seg);
-        for (int64_t s = n_seg; s < n_seg + count; s++) {
-            struct dev_seg *g = &fc->host[s];
-            g->sink_row = at;
-            // Position j >= low lies at row at + n_sink + (j - low): while nothing has been evicted
-            // that is at + j for the sinks as well, which is how a dense prefill sees them.
-            g->old_pos = low == n_sink ? 0 : low;
-            g->old_row = low == n_sink ? at : at + n_sink;
-            g->own_row = at + n_sink + (g->pos - low);
-        }
-        n_seg += count;
-        at += cache_rows(c, cls) + parts[i].n;
-    }
-    fc->n_seg = (int)n_seg;
-    if (at > *n_work) *n_work = at;
-    TRY(at_least(&fc->seg, f, BUF_SEG, n_seg, 1, e));
-    dev_write(f->mo->dev, fc->seg, 0, n_seg, fc->host);
-done:
-    return st;
-}
-
-enum status fwd_check(const struct fwd *f, const struct cache *c, int64_t n, struct err *e) {
-    const struct arch *a = model_arch(f->mo->model);
-    const struct vis_rule *r = cache_rule(c);
+enum status fwd_check(const struct model_on *mo, const struct vis_rule *r, int64_t pos, int64_t n,
+                      struct err *e) {
+    const struct arch *a = model_arch(mo->model);
     const struct vis_class any = {0};
     if (a->positions != POS_LEARNED && a->n_seen_most == 0) return OK;
-    for (int64_t t = cache_pos(c); t < cache_pos(c) + n; t++) {
+    for (int64_t t = pos; t < pos + n; t++) {
         const int64_t p = vis_query_pos(r, &any, t);
         if (a->positions == POS_LEARNED && t >= a->n_ctx_train) {
             return err_fail(e, E_ARG,
@@ -151,50 +108,66 @@ enum status fwd_check(const struct fwd *f, const struct cache *c, int64_t n, str
     return OK;
 }
 
-static enum status plan_positions(struct fwd *f, const struct fwd_part *parts, int n_part,
-                                  int64_t n_row, struct err *e) {
-    enum status st = OK;
-    const struct arch *a = model_arch(f->mo->model);
-    const bool learned = a->positions == POS_LEARNED;
-    int64_t *abs = NULL, *query = NULL;
-    int32_t *rows = NULL;
-    const struct vis_class any = {0}; // sinks are met by layers without a window of their own
-    TRY(mem_zalloc(&abs, (size_t)n_row, sizeof *abs, e));
-    TRY(mem_zalloc(&query, (size_t)n_row, sizeof *query, e));
-    TRY(mem_zalloc(&rows, (size_t)n_row, sizeof *rows, e));
+void fwd_begin(struct fwd *f) {
+    for (int c = 0; c < f->mo->n_class; c++) f->classes[c].n_seg = 0;
     f->sinks_turn = false;
-    for (int i = 0; i < n_part; i++) {
-        const struct vis_rule *r = cache_rule(parts[i].cache);
-        for (int64_t k = 0; k < parts[i].n; k++) {
-            const int64_t t = cache_pos(parts[i].cache) + k, at = parts[i].row + k;
-            abs[at] = t;
-            query[at] = vis_query_pos(r, &any, t);
-            f->sinks_turn = f->sinks_turn || (a->n_rot > 0 && r->n_sink > 0 && query[at] != t);
-            if (learned) rows[at] = (int32_t)(t + a->pos_offset);
+}
+
+void fwd_plan_rows(struct fwd *f, const struct fwd_rows *rows) {
+    const struct arch *a = model_arch(f->mo->model);
+    const struct vis_rule *r = rows->rule;
+    const struct vis_class any = {0}; // sinks are met by layers without a window of their own
+    for (int64_t k = 0; k < rows->n; k++) {
+        const int64_t t = rows->pos + k, at = rows->row + k, query = vis_query_pos(r, &any, t);
+        f->host_abs[at] = t;
+        f->host_query[at] = query;
+        f->host_rows[at] = a->positions == POS_LEARNED ? (int32_t)(t + a->pos_offset) : 0;
+        f->sinks_turn = f->sinks_turn || (a->n_rot > 0 && r->n_sink > 0 && query != t);
+    }
+}
+
+enum status fwd_plan_keys(struct fwd *f, int cls, const struct fwd_rows *rows,
+                          const struct fwd_place *at, struct err *e) {
+    enum status st = OK;
+    struct fwd_class *fc = &f->classes[cls];
+    const struct vis_class *vc = &f->mo->classes[cls];
+    const int64_t n_sink = vis_cache_sinks(rows->rule, vc);
+    const int64_t count = vis_count(rows->rule, vc, rows->pos, rows->n);
+    TRY(mem_grow(&fc->host, &fc->host_cap, (size_t)(fc->n_seg + count), sizeof(struct dev_seg), e));
+    struct dev_seg *g = fc->host + fc->n_seg;
+    vis_segments(rows->rule, vc, rows->pos, rows->n, rows->row, g);
+    fc->n_seg += (int)count;
+    for (const struct dev_seg *end = g + count; g < end; g++) {
+        g->sink_row = at->base;
+        // While nothing has been dropped, sinks are seen as keys of the window by a dense prefill.
+        g->old_pos = at->front == n_sink ? 0 : at->front;
+        g->old_row = at->front == n_sink ? at->base : at->base + n_sink;
+        g->own_row = at->own + (g->pos - rows->pos);
+        if (at->aside && g->pos < g->n_sink) { // sees all there is; must not write among the sinks
+            g->n_sink = 0;
+            g->low = 0;
+            g->moves = 0;
         }
     }
-    dev_write(f->mo->dev, f->pos_abs, 0, n_row, abs);
-    dev_write(f->mo->dev, f->pos_query, 0, n_row, query);
-    if (learned) dev_write(f->mo->dev, f->table_rows, 0, n_row, rows);
 done:
-    mem_free(abs);
-    mem_free(query);
-    mem_free(rows);
     return st;
 }
 
-static enum status plan(struct fwd *f, const struct fwd_part *parts, int n_part, int64_t n_row,
-                        struct err *e) {
+static enum status send_plan(struct fwd *f, int64_t n_row, struct err *e) {
     enum status st = OK;
-    const struct arch *a = model_arch(f->mo->model);
-    int64_t n_work = 0;
-    for (int c = 0; c < f->mo->n_class; c++) TRY(plan_class(f, c, parts, n_part, &n_work, e));
-    TRY(at_least(&f->work_k, f, BUF_KV, n_work, a->n_kv * a->d_head, e));
-    TRY(at_least(&f->work_v, f, BUF_KV, n_work, a->n_kv * a->d_head, e));
-    TRY(plan_positions(f, parts, n_part, n_row, e));
-    for (int i = 0; i < n_part; i++) {
-        if (parts[i].keep) TRY(cache_reserve(parts[i].cache, parts[i].n, e));
+    struct dev *d = f->mo->dev;
+    for (int c = 0; c < f->mo->n_class; c++) {
+        struct fwd_class *fc = &f->classes[c];
+        if (fc->seg == NULL || buf_rows(fc->seg) < fc->n_seg) {
+            buf_free(fc->seg);
+            fc->seg = NULL;
+            TRY(buf_new(&fc->seg, d, BUF_SEG, fc->n_seg + fc->n_seg / 2, 1, e));
+        }
+        dev_write(d, fc->seg, 0, fc->n_seg, fc->host);
     }
+    dev_write(d, f->pos_abs, 0, n_row, f->host_abs);
+    dev_write(d, f->pos_query, 0, n_row, f->host_query);
+    dev_write(d, f->table_rows, 0, n_row, f->host_rows);
 done:
     return st;
 }
@@ -239,12 +212,13 @@ static void turn(struct fwd *f, int cls, int64_t n_row) {
 }
 
 // y = attention of h
-static void attention(struct fwd *f, int64_t l, struct wt *const *w, const struct fwd_part *parts,
-                      int n_part, int64_t n_row) {
+static void attention(struct fwd *f, int64_t l, struct wt *const *w, const struct fwd_keys *keys,
+                      int64_t n_row) {
     const struct arch *a = model_arch(f->mo->model);
     struct dev *d = f->mo->dev;
     const int cls = f->mo->class_of_layer[l];
     const struct fwd_class *fc = &f->classes[cls];
+    struct buf *k = NULL, *v = NULL; // of all keys, old and own
 
     dev_linear(d, f->q, f->h, w[ARCH_Q], w[ARCH_Q_BIAS], n_row);
     dev_linear(d, f->k, f->h, w[ARCH_K], w[ARCH_K_BIAS], n_row);
@@ -253,16 +227,14 @@ static void attention(struct fwd *f, int64_t l, struct wt *const *w, const struc
     norm_heads(f, f->k, w[ARCH_NORM_K], a->n_kv, n_row);
     turn(f, cls, n_row);
 
-    for (int i = 0; i < n_part; i++) {
-        cache_load(parts[i].cache, l, f->work_k, f->work_v, fc->place[i].row);
-    }
-    dev_kv_store(d, f->work_k, f->k, fc->seg, fc->n_seg);
-    dev_kv_store(d, f->work_v, f->v, fc->seg, fc->n_seg);
+    keys->load(keys->ctx, l, &k, &v);
+    dev_kv_store(d, k, f->k, fc->seg, fc->n_seg);
+    dev_kv_store(d, v, f->v, fc->seg, fc->n_seg);
     const struct dev_attend at = {.out = f->o,
                                   .q_win = f->q,
                                   .q_sink = f->sinks_turn && cls == 0 ? f->q_sink : f->q,
-                                  .k = f->work_k,
-                                  .v = f->work_v,
+                                  .k = k,
+                                  .v = v,
                                   .seg = fc->seg,
                                   .n_seg = fc->n_seg,
                                   .n_head = (int)a->n_head,
@@ -272,11 +244,7 @@ static void attention(struct fwd *f, int64_t l, struct wt *const *w, const struc
                                   .softcap = a->attn_softcap,
                                   .slopes = f->mo->top[ARCH_SLOPES]};
     dev_attend(d, &at, n_row);
-    for (int i = 0; i < n_part; i++) {
-        if (parts[i].keep) {
-            cache_store(parts[i].cache, l, f->work_k, f->work_v, fc->place[i].row, parts[i].n);
-        }
-    }
+    keys->store(keys->ctx, l);
     dev_linear(d, f->y, f->o, w[ARCH_O], w[ARCH_O_BIAS], n_row);
 }
 
@@ -291,13 +259,13 @@ static void mlp(struct fwd *f, struct wt *const *w, int64_t n_row) {
     dev_linear(d, f->y, f->up, w[ARCH_DOWN], w[ARCH_DOWN_BIAS], n_row);
 }
 
-static void layer(struct fwd *f, int64_t l, struct wt *const *w, const struct fwd_part *parts,
-                  int n_part, int64_t n_row) {
+static void layer(struct fwd *f, int64_t l, struct wt *const *w, const struct fwd_keys *keys,
+                  int64_t n_row) {
     struct dev *d = f->mo->dev;
     const bool parallel = model_arch(f->mo->model)->parallel;
     const struct wt *post_attn = w[ARCH_NORM_ATTN_POST], *post_mlp = w[ARCH_NORM_MLP_POST];
     norm(f, f->h, f->x, w[ARCH_NORM_ATTN], w[ARCH_NORM_ATTN_BIAS], n_row);
-    attention(f, l, w, parts, n_part, n_row);
+    attention(f, l, w, keys, n_row);
     if (post_attn != NULL) norm(f, f->y, f->y, post_attn, NULL, n_row);
     if (!parallel) dev_add(d, f->x, f->y, 1, n_row);
     if (w[ARCH_NORM_MLP] != NULL) {
@@ -309,14 +277,14 @@ static void layer(struct fwd *f, int64_t l, struct wt *const *w, const struct fw
     dev_add(d, f->x, f->y, 1, n_row);
 }
 
-static enum status layers(struct fwd *f, const struct fwd_part *parts, int n_part, int64_t n_row,
-                          const struct span_stop *stop, struct err *e) {
+static enum status layers(struct fwd *f, const struct fwd_block *b, const struct span_stop *stop,
+                          struct err *e) {
     enum status st = OK;
     struct dev *d = f->mo->dev;
     for (int64_t l = 0; l < model_arch(f->mo->model)->n_layer; l++) {
         struct wt *const *w = model_layer(f->mo, l);
         dev_weights_prepare(d, w, ARCH_ROLE_COUNT);
-        layer(f, l, w, parts, n_part, n_row);
+        layer(f, l, w, &b->keys, b->n_row);
         dev_weights_release(d, w, ARCH_ROLE_COUNT);
         if (stop != NULL && stop->asked != NULL && stop->asked(stop->ctx)) {
             FAIL(e, E_CANCEL, "stopped on request");
@@ -363,28 +331,25 @@ static void head(struct fwd *f, int64_t n_row) {
     dev_head(f->mo->dev, &p, n_row);
 }
 
-enum status fwd_run(struct fwd *f, const struct fwd_part *parts, int n_part, const int32_t *ids,
-                    const int32_t *targets, int64_t n_row, double *logp,
-                    const struct span_stop *stop, struct err *e) {
+enum status fwd_run(struct fwd *f, const struct fwd_block *b, const struct span_stop *stop,
+                    struct err *e) {
     enum status st = OK;
     struct dev *d = f->mo->dev;
-    const struct model_on *mo = f->mo;
-    TRY(plan(f, parts, n_part, n_row, e));
-    dev_write(d, f->ids, 0, n_row, ids);
-    dev_write(d, f->targets, 0, n_row, targets);
-    angles(f, n_row);
-    dev_weights_prepare(d, mo->top, ARCH_ROLE_COUNT);
-    embed(f, n_row);
-    st = layers(f, parts, n_part, n_row, stop, e);
-    if (st == OK) {
-        head(f, n_row);
-        dev_read(d, f->logp, 0, n_row, logp);
-    }
-    dev_weights_release(d, mo->top, ARCH_ROLE_COUNT);
-    const enum status synced = dev_sync(d, st == OK ? e : NULL);
-    if (st == OK) st = synced;
-    TRY(st);
-    TRY(model_check_files(mo->model, e));
+    TRY(send_plan(f, b->n_row, e));
+    dev_write(d, f->ids, 0, b->n_row, b->ids);
+    dev_write(d, f->targets, 0, b->n_row, b->targets);
+    angles(f, b->n_row);
+    dev_weights_prepare(d, f->mo->top, ARCH_ROLE_COUNT);
+    embed(f, b->n_row);
+    st = layers(f, b, stop, e);
+    if (st == OK) head(f, b->n_row);
+    dev_weights_release(d, f->mo->top, ARCH_ROLE_COUNT);
 done:
     return st;
+}
+
+enum status fwd_finish(struct fwd *f, enum status st, struct err *e) {
+    const enum status synced = dev_sync(f->mo->dev, st == OK ? e : NULL);
+    if (st == OK) st = synced;
+    return st == OK ? model_check_files(f->mo->model, e) : st;
 }

@@ -1,22 +1,20 @@
-/* The forward pass: one function that reads a family's descriptor. Private to core/. */
+/* The forward pass: one function that reads a family's descriptor. Private to core/.
+ *
+ * An engine plans a block of rows (who they are, where their keys lie) and runs it:
+ *
+ *     fwd_begin(f);
+ *     for each run of rows of a document:
+ *         fwd_plan_rows(f, rule, pos, row, n);
+ *         for each class of layers: fwd_plan_keys(f, cls, &run, &place, e);
+ *     st = fwd_run(f, &block, stop, e);     queues the operations
+ *     ... more operations on its results ...
+ *     st = fwd_finish(f, st, e);            waits for them
+ */
 #ifndef BASIN_CORE_FORWARD_H
 #define BASIN_CORE_FORWARD_H
 
 #include "core/cache.h"
 #include "core/span.h"
-
-/* One document's rows in this block. */
-struct fwd_part {
-    struct cache *cache; /* borrowed */
-    int64_t row, n;      /* its rows in the block */
-    bool keep;
-};
-
-/* Rows of the working K and V buffers that a part's keys take in layers of one class, from `row`
- * on: what its cache holds, then its own n rows. */
-struct fwd_place {
-    int64_t row;
-};
 
 struct fwd {
     const struct model_on *mo; /* borrowed */
@@ -25,37 +23,74 @@ struct fwd {
     struct buf *table_rows;                           /* [n_row_most]: of the position table */
     struct buf *ang_abs[MODEL_MAX_CLASS], *ang_query; /* [n_row_most, n_rot]; by class of layer */
     struct buf *x, *h, *y;                            /* ACT [n_row_most, d_model]: the stream, what
-                                                         a branch reads, what it adds */
+                                                         a branch (at last the head) reads, what it adds */
     struct buf *q, *q_sink, *o;                       /* ACT [n_row_most, n_head * d_head] */
     struct buf *k, *v;                                /* ACT [n_row_most, n_kv * d_head] */
     struct buf *gate, *up;                            /* ACT [n_row_most, d_ff] */
     struct buf *logp;                                 /* BUF_LOGP [n_row_most] */
-    struct buf *work_k, *work_v;                      /* BUF_KV: grown as needed */
-    struct buf *logits;                               /* ACT [n_row_most, n_vocab], tests only */
+    struct buf *logits;                               /* ACT [n_row_most, n_vocab] or NULL */
     struct fwd_class {
         struct buf *seg; /* BUF_SEG, grown as needed */
         struct dev_seg *host;
         size_t host_cap;
         int n_seg;
-        struct fwd_place *place; /* [n_part] */
-        size_t place_cap;
-    } * classes;     /* owned [n_class] */
+    } * classes;                    /* owned [n_class] */
+    int64_t *host_abs, *host_query; /* owned [n_row_most] */
+    int32_t *host_rows;             /* owned [n_row_most] */
     bool sinks_turn; /* queries turn, and some row meets sinks at another position than its own */
 };
 
 enum status fwd_open(struct fwd **out, const struct model_on *mo, int64_t n_row,
                      struct err *e) WARN_UNUSED;
 void fwd_close(struct fwd *f);
-/* Whether the model can compute the next n tokens of a document under the cache's rule. E_ARG: its
- * positions end before them, or they see more keys than the model is defined for. */
-enum status fwd_check(const struct fwd *f, const struct cache *c, int64_t n,
-                      struct err *e) WARN_UNUSED;
+/* From now on the logits of a run's rows are kept. */
 enum status fwd_keep_logits(struct fwd *f, struct err *e) WARN_UNUSED;
 
-/* Runs rows 0..n_row-1, made of the given parts in order. ids, targets: host i32 [n_row]. logp:
- * host f64 [n_row] written. Stores what the kept parts' caches need; commits nothing. */
-enum status fwd_run(struct fwd *f, const struct fwd_part *parts, int n_part, const int32_t *ids,
-                    const int32_t *targets, int64_t n_row, double *logp,
-                    const struct span_stop *stop, struct err *e) WARN_UNUSED;
+/* Whether the model can compute tokens pos .. pos + n - 1 of a document under the rule. E_ARG: its
+ * positions end before them, or they see more keys than the model is defined for. */
+enum status fwd_check(const struct model_on *mo, const struct vis_rule *r, int64_t pos, int64_t n,
+                      struct err *e) WARN_UNUSED;
+
+/* Rows row .. row + n - 1 of a block: tokens pos .. pos + n - 1 of one document. */
+struct fwd_rows {
+    const struct vis_rule *rule;
+    int64_t pos, row, n;
+};
+/* Where their keys lie in the buffers of a layer of one class: sink j at base + j, the window's key j
+ * (front <= j < pos) at base + (sinks of the class) + (j - front), own keys from `own` on. Where nothing
+ * has been dropped, sinks and window are one run of positions. `aside`: the rows are not part of the
+ * document yet, and write nothing but their own keys. */
+struct fwd_place {
+    int64_t base, front, own;
+    bool aside;
+};
+
+void fwd_begin(struct fwd *f);
+void fwd_plan_rows(struct fwd *f, const struct fwd_rows *rows);
+/* Called for the runs of a block in order of rows. Errors: E_NOMEM. */
+enum status fwd_plan_keys(struct fwd *f, int cls, const struct fwd_rows *rows,
+                          const struct fwd_place *at, struct err *e) WARN_UNUSED;
+
+/* How an engine keeps keys, layer by layer. Both queue operations. */
+struct fwd_keys {
+    void *ctx; /* borrowed */
+    /* The buffers that layer l's places are rows of, with the keys of earlier tokens in place. */
+    void (*load)(void *ctx, int64_t l, struct buf **k, struct buf **v);
+    /* Layer l has attended, and its own keys are in the buffers. */
+    void (*store)(void *ctx, int64_t l);
+};
+
+struct fwd_block {
+    struct fwd_keys keys;
+    const int32_t *ids, *targets; /* host [n_row] */
+    int64_t n_row;
+};
+/* Queues the planned block; results are in f->logp, f->h (normalised, what the head reads), f->logits.
+ * E_CANCEL, E_NOMEM: fwd_finish has to be called all the same. */
+enum status fwd_run(struct fwd *f, const struct fwd_block *b, const struct span_stop *stop,
+                    struct err *e) WARN_UNUSED;
+/* Waits; returns `st` of fwd_run, else what went wrong since: E_DEVICE, E_NOMEM, E_FORMAT (weights that
+ * hold NaN), E_IO (a model file cut short). */
+enum status fwd_finish(struct fwd *f, enum status st, struct err *e) WARN_UNUSED;
 
 #endif

@@ -30,7 +30,7 @@ enum { SAMP_MOST_TOP = 64, SAMP_MOST_WORD = 64 };
 
 struct samp_bias {
     int32_t id;
-    double add; /* finite */
+    double add; /* within 1e6 of 0 */
 };
 
 /* Ids that must not appear one after the other; n_id at least 1, at most SAMP_MOST_WORD. */
@@ -42,15 +42,15 @@ struct samp_word {
 /* Zeroed except for the neutral values of samp_neutral(): greedy, nothing changed. Lists are
  * borrowed for as long as a stream has them. */
 struct samp_params {
-    double temperature;        /* 0: greedy; finite, at least 0 */
+    double temperature;        /* 0 to 1000; below 1e-5: greedy, as in vLLM */
     int32_t top_k;             /* 0: all */
     double top_p;              /* in (0, 1]; 1: all */
     double min_p;              /* in [0, 1]; 0: all */
-    double repetition_penalty; /* above 0; 1: none */
-    double presence_penalty;   /* finite; 0: none */
-    double frequency_penalty;  /* finite; 0: none */
+    double repetition_penalty; /* 0.001 to 1000; 1: none */
+    double presence_penalty;   /* -2 to 2; 0: none */
+    double frequency_penalty;  /* -2 to 2; 0: none */
     const struct samp_bias *bias;
-    int n_bias; /* no id twice */
+    int n_bias; /* of an id named twice the last one counts */
     const struct samp_word *bad;
     int n_bad;
 };
@@ -99,10 +99,10 @@ struct samp_ban {
     const int32_t *ids; /* may name an id twice */
     int n;
 };
-/* Appends the entries of one row, steps 1 to 4 with the ids of `ban` banned as well, and sets the
+/* Appends the entries of one row, steps 1 to 4 with the ids of both lists of `ban` banned as well, and sets the
  * members of `row` that follow from the parameters: all but logits_row, u and n_top. Errors: E_NOMEM. */
 enum status samp_table_add(struct samp_table *t, const struct samp_params *p,
-                           const struct samp_seen *s, const struct samp_ban *ban,
+                           const struct samp_seen *s, const struct samp_ban ban[2],
                            struct dev_sample_row *row, struct err *e) WARN_UNUSED;
 const struct dev_adjust *samp_table_entries(const struct samp_table *t, int64_t *n);
 

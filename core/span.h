@@ -61,6 +61,10 @@ const int32_t *span_targets(const struct span *sp);
 
 void span_clear(struct span *sp);
 
+/* ACT [span_rows, d_model]: what the head read in the last span_run, the model's last hidden state. */
+const struct buf *span_hidden(const struct span *sp);
+struct dev *span_device(const struct span *sp); /* borrowed */
+
 /* For tests: the logits of the rows of the last span_run are kept as well, ACT [span_rows,
  * n_vocab]. */
 enum status span_keep_logits(struct span *sp, struct err *e) WARN_UNUSED;
@@ -72,5 +76,7 @@ int64_t span_bytes(const struct arch *a, int64_t n_row, int64_t cache_rows_most,
 /* Bytes that the weights take in a CPU's memory at most: the mapped files, and the packed layer and
  * head that are at work. `word`: 2 in a bf16 run, 4 in an f32 run. */
 int64_t span_weights_bytes(const struct model *m, size_t word);
+/* Weights of a layer, at most. */
+int64_t span_layer_params(const struct arch *a);
 
 #endif

@@ -36,8 +36,8 @@
  * it): the top_k most probable ids are each fed as a candidate row that is not part of the
  * document; the one with the largest (1 - alpha) * p - alpha * (largest cosine of its hidden state,
  * the head's input, with those of the previous tokens) becomes the next token and its keys become
- * part of the cache. p is renormalised over the top_k. The hidden states compared with are the last
- * `contrastive_window` ones.
+ * part of the cache. p is the softmax over all ids of the changed logits (steps 1 to 4 of sample.h).
+ * The hidden states compared with are the last `contrastive_window` ones.
  *
  * Belongs to one thread, the one of its device. */
 #ifndef BASIN_CORE_STREAM_H
@@ -115,9 +115,10 @@ int stream_room(const struct stream *st); /* free slots */
 int stream_live(const struct stream *st); /* streams that the next step has a row for */
 
 struct stream_entry {
-    const struct cache *cache;    /* borrowed for the call; of the same model, on any device that
+    const struct cache *cache; /* borrowed for the call; of the same model, on any device that
                                      dev_copy_peer reaches from the engine's. May be empty */
-    struct stream_past **past;    /* taken (set to NULL) on success */
+    struct stream_past *
+        *past; /* taken (set to NULL) on success. What it has seen counts as prompt */
     const struct stream_how *how; /* borrowed: see there */
     const int32_t *ids;           /* copied: the tokens to feed, one a step, before the first new */
     int64_t n;                    /* at least 1 */
@@ -138,8 +139,8 @@ enum status stream_turn(struct stream *st, int slot, const struct stream_how *ho
 void stream_hold(struct stream *st, int slot);
 
 /* Frees the slot. `into`: NULL, or an empty cache of the same rule that receives what the stream has
- * fed; `past`: NULL, or where what it remembers goes (the caller's to close; it has seen every fed and
- * generated token, the unfed one too). Errors: E_NOMEM, E_DEVICE; the slot is free all the same. */
+ * fed; `past`: NULL, or where what it remembers goes (the caller's to close; it has seen every token
+ * that was fed). Errors: E_NOMEM, E_DEVICE; the slot is free all the same. */
 enum status stream_leave(struct stream *st, int slot, struct cache *into, struct stream_past **past,
                          struct err *e) WARN_UNUSED;
 
@@ -153,7 +154,7 @@ bool stream_unfed(const struct stream *st, int slot, int32_t *id);
 
 enum stream_end {
     STREAM_GOES_ON,
-    STREAM_EOS,    /* the token is an eos id; it is reported, and not fed */
+    STREAM_EOS, /* the token is an eos id; it is reported, and not fed (contrastive search has fed it) */
     STREAM_STOP,   /* the token is a stop id; likewise */
     STREAM_LENGTH, /* max_new reached */
     STREAM_FAILED  /* no token: `why` says it. The other streams are not touched */
@@ -178,8 +179,8 @@ struct stream_event {
  * E_FORMAT, E_IO (a model file cut short): only stream_close may follow. */
 enum status stream_step(struct stream *st, const struct span_stop *stop, struct err *e) WARN_UNUSED;
 int stream_events(const struct stream *st);
-/* Event i of the last step. Borrowed, with its lists: valid until the next call that takes the engine
- * as non-const. */
+/* Event i of the last step. Borrowed, with its lists: valid until the next stream_step, or until its slot
+ * is filled anew. */
 const struct stream_event *stream_event(const struct stream *st, int i);
 
 /* A stream as bytes, between steps: cache, past, ids not fed yet, counters, candidates. Restored in a

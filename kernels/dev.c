@@ -70,9 +70,27 @@ static enum dtype buf_element(const struct dev *d, enum buf_kind kind) {
     case BUF_ID: return DT_I32;
     case BUF_POS: return DT_I64;
     case BUF_LOGP: return DT_F64;
-    case BUF_SEG: break;
+    case BUF_SEG:
+    case BUF_SAMPLE:
+    case BUF_ADJUST: break;
     }
     return DT_U8;
+}
+
+// Bytes of an element; structs are one.
+static size_t element_bytes(enum buf_kind kind, enum dtype type) {
+    switch (kind) {
+    case BUF_SEG: return sizeof(struct dev_seg);
+    case BUF_SAMPLE: return sizeof(struct dev_sample_row);
+    case BUF_ADJUST: return sizeof(struct dev_adjust);
+    case BUF_ACT:
+    case BUF_ANGLE:
+    case BUF_KV:
+    case BUF_ID:
+    case BUF_POS:
+    case BUF_LOGP: break;
+    }
+    return dtype_bytes(type);
 }
 
 enum status buf_new(struct buf **out, struct dev *d, enum buf_kind kind, int64_t n_row,
@@ -88,9 +106,9 @@ enum status buf_new(struct buf **out, struct dev *d, enum buf_kind kind, int64_t
     b->kind = kind;
     b->dtype = buf_element(d, kind);
     b->n_row = n_row;
-    const bool one_wide = kind == BUF_ID || kind == BUF_POS || kind == BUF_LOGP || kind == BUF_SEG;
-    b->n_col = one_wide ? 1 : n_col;
-    const size_t element = kind == BUF_SEG ? sizeof(struct dev_seg) : dtype_bytes(b->dtype);
+    const bool wide = kind == BUF_ACT || kind == BUF_ANGLE || kind == BUF_KV;
+    b->n_col = wide ? n_col : 1;
+    const size_t element = element_bytes(kind, b->dtype);
     if (!mem_mul((size_t)b->n_col, element, &b->row_bytes) ||
         !mem_mul((size_t)n_row, b->row_bytes, &bytes))
         FAIL(e, E_NOMEM, "a buffer of %lld x %lld is too large", (long long)n_row,
@@ -118,7 +136,7 @@ size_t buf_row_bytes(const struct buf *b) {
 }
 
 enum dtype buf_dtype(const struct buf *b) {
-    CHECK(b->kind != BUF_SEG);
+    CHECK(b->kind != BUF_SEG && b->kind != BUF_SAMPLE && b->kind != BUF_ADJUST);
     return b->dtype;
 }
 

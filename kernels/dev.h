@@ -243,36 +243,35 @@ struct dev_adjust {
     double before, scale, after;
 };
 
-/* How one row of logits becomes a token. */
+/* How one row of logits becomes a token. Its entries are adjust .. adjust + n_adjust - 1 of a->adjust, no
+ * id twice. */
 struct dev_sample_row {
     int32_t logits_row;  /* which row of the logits; several may take the same one */
-    int32_t n_top;       /* entries wanted of the row's top list, at most a->n_top */
-    bool top_adjusted;   /* the top list holds the most probable after the changes, not before */
+    int32_t n_top;       /* entries of its top list, at most a->n_top */
+    bool top_adjusted;   /* the list holds the most probable after the changes, not before */
     int32_t top_k;       /* 0: all */
-    double temperature;  /* 0: greedy */
+    double temperature;  /* 0: greedy; else 1e-6 .. 1e6 */
     double top_p, min_p; /* 1, 0: all */
     double u;            /* uniform in [0, 1) */
-    int64_t adjust,
-        n_adjust; /* entries adjust .. adjust + n_adjust - 1 of a->adjust, no id twice */
+    int64_t adjust, n_adjust;
 };
 
+/* logits        ACT        [*, n_vocab] read
+ * rows          BUF_SAMPLE [n_row] read
+ * adjust        BUF_ADJUST read, or NULL when no row has entries
+ * id            BUF_ID     [n_row] written: the token; -1: the logits are not finite; -2: every id is banned
+ * logp          BUF_LOGP   [n_row] written: log softmax of the unchanged logits, at that id
+ * top_id        BUF_ID     [n_row * n_top] written: row i's list from i * n_top on, the most probable first,
+ *                          the lower id first on ties, nothing banned when top_adjusted; -1 past its end
+ * top_logp      BUF_LOGP   the same: log softmax of the unchanged logits
+ * top_adjusted  BUF_LOGP   the same: of the changed logits (temperature, top_k, top_p and min_p have no part in
+ *                          it); NaN for rows without top_adjusted
+ * The last three may be NULL when n_top is 0. */
 struct dev_sample {
-    const struct buf *logits; /* ACT [*, n_vocab] read */
-    const struct buf *rows;   /* BUF_SAMPLE, the first n_row */
-    const struct buf *adjust; /* BUF_ADJUST, or NULL when no row has entries */
-    struct buf *id; /* BUF_ID [n_row] written: the token; -1: its logits are not finite; -2: every
-                                 id is banned */
-    struct buf
-        *logp; /* BUF_LOGP [n_row] written: log softmax of the unchanged logits, at that id */
-    int n_top; /* length of a top list; 0: none, and the three buffers may be NULL */
-    struct buf
-        *top_id; /* BUF_ID   [n_row * n_top] written: row i's list from i * n_top on, the most
-                                 probable first, the lower id first on ties; -1 past its end */
-    struct buf *top_logp; /* BUF_LOGP the same: log-probability before the changes */
-    struct buf
-        *top_adjusted; /* BUF_LOGP the same: log softmax of the changed logits, over the row's top_k
-                                 where that is not 0; -INFINITY for what is banned. Temperature, top_p and
-                                 min_p have no part in it */
+    const struct buf *logits, *rows, *adjust;
+    struct buf *id, *logp;
+    int n_top;
+    struct buf *top_id, *top_logp, *top_adjusted;
 };
 /* Chooses a token per row. With y the changed logits of the row (struct dev_adjust):
  *   greedy           the largest y, the lowest id on ties
@@ -284,7 +283,7 @@ struct dev_sample {
  *                    the token is the first id, in order of ids, at which the cumulated exp(z) of what is
  *                    kept is above u times its sum.
  * logp of a row equals dev_head's for that id, bit for bit. Sums are taken in one order, whatever other
- * rows there are. Sticky E_BUG when a row names a logits row, an entry or an id outside its buffer. */
+ * rows there are. Sticky E_BUG when a row is out of range or names a logits row, an entry or an id outside its buffer. */
 void dev_sample(struct dev *d, const struct dev_sample *a, int64_t n_row);
 
 /* out[i] = the largest cosine between row i of x and any row of y: max over j of x_i . y_j / (|x_i| |y_j|), 0

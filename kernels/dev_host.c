@@ -108,3 +108,32 @@ bool dev_host_segs_ok(struct dev *d, const struct dev_seg *seg, int n_seg, int64
     }
     return true;
 }
+
+static bool entries_ok(const struct dev_sample *a, const struct dev_sample_row *r) {
+    if (r->n_adjust == 0) return true;
+    if (a->adjust == NULL || r->n_adjust < 0 || !rows_ok(r->adjust, r->n_adjust, a->adjust->n_row))
+        return false;
+    const struct dev_adjust *entry = a->adjust->data;
+    for (int64_t i = r->adjust; i < r->adjust + r->n_adjust; i++)
+        if (entry[i].id < 0 || entry[i].id >= a->logits->n_col) return false;
+    return true;
+}
+
+static bool numbers_ok(const struct dev_sample_row *r) {
+    return (r->temperature == 0 || (r->temperature >= 1e-6 && r->temperature <= 1e6)) &&
+           r->top_k >= 0 && r->top_p > 0 && r->top_p <= 1 && r->min_p >= 0 && r->min_p <= 1 &&
+           r->u >= 0 && r->u < 1;
+}
+
+bool dev_host_sample_ok(struct dev *d, const struct dev_sample *a, int64_t n_row) {
+    const struct dev_sample_row *rows = a->rows->data;
+    for (int64_t i = 0; i < n_row; i++) {
+        const struct dev_sample_row *r = rows + i;
+        if (r->logits_row >= 0 && r->logits_row < a->logits->n_row && r->n_top >= 0 &&
+            r->n_top <= a->n_top && entries_ok(a, r) && numbers_ok(r))
+            continue;
+        dev_fail(d, E_BUG, "row %lld is out of range", (long long)i);
+        return false;
+    }
+    return true;
+}

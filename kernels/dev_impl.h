@@ -65,6 +65,8 @@ struct dev_ops {
                 enum act_kind kind, int64_t n_row);
     void (*add)(struct dev *d, struct buf *y, const struct buf *x, double scale, int64_t n_row);
     void (*head)(struct dev *d, const struct dev_head *a, int64_t n_row);
+    void (*sample)(struct dev *d, const struct dev_sample *a, int64_t n_row);
+    void (*similar)(struct dev *d, const struct dev_similar *a, int64_t n_row);
     void (*copy)(struct dev *d, struct buf *dst, int64_t dst_row, const struct buf *src,
                  int64_t src_row, int64_t n);
     /* Both handles have this table. */
@@ -140,6 +142,10 @@ void dev_host_event_wait(struct dev *d, const struct dev_event *ev);
  * gaps. Without `reads` only the rows that kv_store writes are checked. */
 bool dev_host_segs_ok(struct dev *d, const struct dev_seg *seg, int n_seg, int64_t n_row,
                       int64_t kv_rows, bool cover, bool reads);
+
+/* Checks the rows of dev_sample and their entries against the buffers; dev_fail(E_BUG) and false
+ * when one lies outside. */
+bool dev_host_sample_ok(struct dev *d, const struct dev_sample *a, int64_t n_row);
 
 /* One past row `row` of a host buffer, as bytes. */
 static inline void *dev_host_row(const struct buf *b, int64_t row) {

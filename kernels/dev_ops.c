@@ -230,6 +230,43 @@ void dev_head(struct dev *d, const struct dev_head *a, int64_t n_row) {
     took(d, DEV_HEAD, t0);
 }
 
+// The three buffers of top lists, or none of them.
+static bool top_ok(struct dev *d, const struct dev_sample *a, int64_t n_row) {
+    if (a->n_top == 0) return true;
+    if (!need(d, a->n_top > 0 && n_row <= INT64_MAX / a->n_top, "n_top")) return false;
+    const int64_t n = n_row * a->n_top;
+    return is_buf(d, a->top_id, BUF_ID, n, 1, "top_id") &&
+           is_buf(d, a->top_logp, BUF_LOGP, n, 1, "top_logp") &&
+           is_buf(d, a->top_adjusted, BUF_LOGP, n, 1, "top_adjusted") &&
+           need(d, a->top_logp != a->top_adjusted, "two lists in one buffer");
+}
+
+void dev_sample(struct dev *d, const struct dev_sample *a, int64_t n_row) {
+    if (!begin(d, "sample") || !is_buf(d, a->logits, BUF_ACT, 0, 0, "logits") ||
+        !is_buf(d, a->rows, BUF_SAMPLE, n_row, 1, "rows") ||
+        !is_buf(d, a->id, BUF_ID, n_row, 1, "id") ||
+        !is_buf(d, a->logp, BUF_LOGP, n_row, 1, "logp") || !top_ok(d, a, n_row))
+        return;
+    if (a->adjust != NULL && !is_buf(d, a->adjust, BUF_ADJUST, 0, 1, "adjust")) return;
+    const int64_t t0 = clock_ns();
+    d->ops->sample(d, a, n_row);
+    took(d, DEV_HEAD, t0);
+}
+
+void dev_similar(struct dev *d, const struct dev_similar *a, int64_t n_row) {
+    if (!begin(d, "similar") || !is_buf(d, a->y, BUF_ACT, a->n_y, 0, "y") ||
+        !need(d,
+              a->n_y >= 1 && n_row >= 0 && a->row >= 0 && a->out_row >= 0 &&
+                  n_row <= INT64_MAX - a->row && n_row <= INT64_MAX - a->out_row,
+              "rows") ||
+        !is_buf(d, a->x, BUF_ACT, a->row + n_row, a->y->n_col, "x") ||
+        !is_buf(d, a->out, BUF_LOGP, a->out_row + n_row, 1, "out"))
+        return;
+    const int64_t t0 = clock_ns();
+    d->ops->similar(d, a, n_row);
+    took(d, DEV_OTHER, t0);
+}
+
 // ---- copies and events
 
 static bool copy_ok(struct dev *d, const struct buf *dst, int64_t dst_row, const struct buf *src,

@@ -103,6 +103,18 @@ struct cpu_product {
 };
 void cpu_product(const struct cpu_dev *d, const struct cpu_product *p);
 
+/* ---- log-sum-exp over the vocabulary (linear.c), the same for head and sample: blocks of
+ * CPU_VOCAB columns leave a maximum and a sum, which are put together in order, in double. */
+
+enum { CPU_VOCAB = 256 };
+struct cpu_part {
+    float max, sum; /* sum is NaN when a logit is not finite */
+};
+struct cpu_lse {
+    double max, log_sum; /* log-probability of logit x: x - max - log_sum */
+};
+struct cpu_lse cpu_join_parts(const struct cpu_part *p, int64_t n_block);
+
 /* ---- what the machine can do (measure.c) */
 enum status cpu_measure(struct dev *d, double seconds, struct dev_peaks *out,
                         struct err *e) WARN_UNUSED;
@@ -111,6 +123,8 @@ enum status cpu_measure(struct dev *d, double seconds, struct dev_peaks *out,
 void cpu_linear(struct dev *d, struct buf *y, const struct buf *x, const struct wt *w,
                 const struct wt *bias, int64_t n_row);
 void cpu_head(struct dev *d, const struct dev_head *a, int64_t n_row);
+void cpu_sample(struct dev *d, const struct dev_sample *a, int64_t n_row);
+void cpu_similar(struct dev *d, const struct dev_similar *a, int64_t n_row);
 void cpu_attend(struct dev *d, const struct dev_attend *a, int64_t n_row);
 void cpu_embed(struct dev *d, struct buf *y, const struct wt *table, const struct buf *ids,
                double scale, int64_t n_row);

@@ -84,6 +84,8 @@ struct cpu_kernels {
     float (*logit_max)(float *l, int64_t n, float scale, float cap, bool *finite);
     float (*logit_sum)(const float *l, int64_t n, float max); /* sum of exp(l - max) */
 
+    float (*dot)(const float *a, const float *b, int64_t n);
+
     void (*norm)(float *y, const float *x, const float *w, const float *b, int64_t n, bool layer,
                  float eps, float weight_offset);
     void (*rope)(float *y, const float *x, const float *cs, const struct dev_rope *p);

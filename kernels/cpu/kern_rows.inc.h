@@ -38,6 +38,14 @@ static float sum(const float *x, int64_t n) {
     return v_sum(s);
 }
 
+static float dot(const float *a, const float *b, int64_t n) {
+    vf s = v_set1(0.0f);
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL) s = v_fma(v_load(a + i), v_load(b + i), s);
+    if (i < n) s = v_fma(load_tail(a + i, n - i, 0.0f), load_tail(b + i, n - i, 0.0f), s);
+    return v_sum(s);
+}
+
 static void norm(float *y, const float *x, const float *w, const float *b, int64_t n, bool layer,
                  float eps, float weight_offset) {
     const float mean = layer ? sum(x, n) / (float)n : 0.0f;

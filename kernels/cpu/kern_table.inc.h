@@ -11,7 +11,7 @@ static void pack_a(uint32_t *dst, int m, const uint32_t *src, int64_t lds, int n
     .transpose = transpose, .zip = zip, .floats = floats, .soft_max = soft_max,                    \
     .soft_exp = soft_exp, .scale_add = scale_add, .scale_out = scale_out, .exp_small = exp_small,  \
     .logit_max = logit_max, .logit_sum = logit_sum, .norm = norm, .rope = rope, .act = act,        \
-    .add = add, .to_bf16 = to_bf16, .round_bf16 = round_bf16
+    .add = add, .to_bf16 = to_bf16, .round_bf16 = round_bf16, .dot = dot
 
 const struct cpu_kernels CPU_TABLE = {.isa = CPU_TABLE_ISA,
                                       .mr = MR_MAX,

@@ -39,21 +39,17 @@ void cpu_linear(struct dev *dev, struct buf *y, const struct buf *x, const struc
 }
 
 /* ---- the head. The vocabulary is cut into blocks of VOCAB columns; each leaves a maximum and a
- * sum of exponentials per row, and they are put together in order of the vocabulary, in double. */
+ * sum of exponentials per row. */
 
-enum { VOCAB = 256 };
-
-struct part {
-    float max, sum; // sum is NaN when a logit is not finite
-};
+enum { VOCAB = CPU_VOCAB };
 
 struct head {
     struct cpu_dev *d;
     const struct dev_head *a;
     struct cpu_rows cut;
-    int64_t n_block;     // of the vocabulary
-    struct part *part;   // [n_row, n_block]
-    float *target_logit; // [n_row]
+    int64_t n_block;       // of the vocabulary
+    struct cpu_part *part; // [n_row, n_block]
+    float *target_logit;   // [n_row]
 };
 
 // What block v of the vocabulary says about the rows whose logits are c [n, VOCAB].
@@ -65,7 +61,7 @@ static void head_rows(const struct head *h, int64_t row, int64_t n, int64_t v, f
     for (int64_t i = 0; i < n; i++) {
         float *l = c + i * VOCAB;
         bool finite = true;
-        struct part part;
+        struct cpu_part part;
         part.max = k->logit_max(l, n_col, (float)h->a->scale, (float)h->a->softcap, &finite);
         part.sum = finite ? k->logit_sum(l, n_col, part.max) : NAN;
         h->part[(row + i) * h->n_block + v] = part;
@@ -95,13 +91,17 @@ static void head_item(const struct head *h, const void *pack, float *c, int64_t 
     }
 }
 
-static double head_result(const struct head *h, int64_t r) {
-    const struct part *p = h->part + r * h->n_block;
+struct cpu_lse cpu_join_parts(const struct cpu_part *p, int64_t n_block) {
     double max = (double)p[0].max, sum = 0;
-    for (int64_t v = 1; v < h->n_block; v++)
+    for (int64_t v = 1; v < n_block; v++)
         if ((double)p[v].max > max) max = (double)p[v].max;
-    for (int64_t v = 0; v < h->n_block; v++) sum += (double)p[v].sum * exp((double)p[v].max - max);
-    return (double)h->target_logit[r] - max - log(sum);
+    for (int64_t v = 0; v < n_block; v++) sum += (double)p[v].sum * exp((double)p[v].max - max);
+    return (struct cpu_lse){max, log(sum)};
+}
+
+static double head_result(const struct head *h, int64_t r) {
+    const struct cpu_lse all = cpu_join_parts(h->part + r * h->n_block, h->n_block);
+    return (double)h->target_logit[r] - all.max - all.log_sum;
 }
 
 static bool targets_ok(struct dev *d, const int32_t *target, int64_t n_row, int64_t n_vocab) {
@@ -126,7 +126,7 @@ void cpu_head(struct dev *dev, const struct dev_head *a, int64_t n_row) {
     const size_t per_thread = h.cut.pack_bytes + tile;
     unsigned char *scratch = cpu_scratch(d, parts + logits + per_thread * (size_t)d->n_thread);
     if (scratch == NULL) return;
-    h.part = (struct part *)(void *)scratch;
+    h.part = (struct cpu_part *)(void *)scratch;
     h.target_logit = (float *)(void *)(scratch + parts);
 #pragma omp parallel num_threads(cpu_team(d, n_row * a->x->n_col * a->w->src.n_out))
     {

@@ -34,5 +34,7 @@ void ref_act(struct dev *d, struct buf *y, const struct buf *g, const struct buf
              enum act_kind kind, int64_t n_row);
 void ref_add(struct dev *d, struct buf *y, const struct buf *x, double scale, int64_t n_row);
 void ref_head(struct dev *d, const struct dev_head *a, int64_t n_row);
+void ref_sample(struct dev *d, const struct dev_sample *a, int64_t n_row);
+void ref_similar(struct dev *d, const struct dev_similar *a, int64_t n_row);
 
 #endif
