@@ -15,34 +15,40 @@ struct wrap {
 
 struct chat_template {
     const char *name;
-    const char *has[4]; /* how a model's own is recognised: all of these, ended by NULL ... */
+    const char *has[4];   /* how a model's own is recognised: all of these, ended by NULL ... */
     const char *lacks[4]; /* ... and none of these */
-    const char *start;           /* in front of everything */
-    const char *default_system;  /* NULL: none */
-    struct wrap roles[ROLES];    /* of the system: where it is a message of its own */
-    struct wrap inside;          /* of the system: else inside the first user's message */
-    const char *answer;          /* what an answer begins with */
-    bool alternates;             /* user and assistant must take turns */
-    bool trims;                  /* white space around contents is taken away */
+    const char *start;    /* in front of everything */
+    const char *default_system; /* NULL: none */
+    struct wrap roles[ROLES];   /* of the system: where it is a message of its own */
+    struct wrap inside;         /* of the system: else inside the first user's message */
+    const char *answer;         /* what an answer begins with */
+    bool alternates;            /* user and assistant must take turns */
+    bool trims;                 /* white space around contents is taken away */
     const char *stops[CHAT_MOST_STOPS + 1];
 };
 
-#define CHATML(role) {"<|im_start|>" role "\n", "<|im_end|>\n"}
-#define CHATML_ROLES {CHATML("system"), CHATML("user"), CHATML("assistant")}
-#define LLAMA_3(role) {"<|start_header_id|>" role "<|end_header_id|>\n\n", "<|eot_id|>"}
-#define GEMMA(role) {"<start_of_turn>" role "\n", "<end_of_turn>\n"}
+#define CHATML(role)                                                                               \
+    { "<|im_start|>" role "\n", "<|im_end|>\n" }
+#define CHATML_ROLES                                                                               \
+    { CHATML("system"), CHATML("user"), CHATML("assistant") }
+#define LLAMA_3(role)                                                                              \
+    { "<|start_header_id|>" role "<|end_header_id|>\n\n", "<|eot_id|>" }
+#define GEMMA(role)                                                                                \
+    { "<start_of_turn>" role "\n", "<end_of_turn>\n" }
 
 /* Special ones before those whose marks they share. Sources: the chat_template of each family's
  * tokenizer_config.json; of vicuna, FastChat's conversation template of version 1.1. */
 static const struct chat_template templates[] = {
     {.name = "qwen2.5",
-     .has = {"<|im_start|>", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
+     .has = {"<|im_start|>",
+             "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
      .default_system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
      .roles = CHATML_ROLES,
      .answer = "<|im_start|>assistant\n",
      .stops = {"<|im_end|>", "<|endoftext|>"}},
     {.name = "smollm2",
-     .has = {"<|im_start|>", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"},
+     .has = {"<|im_start|>",
+             "You are a helpful AI assistant named SmolLM, trained by Hugging Face"},
      .lacks = {"<think>"},
      .default_system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
      .roles = CHATML_ROLES,
@@ -108,9 +114,10 @@ static const struct chat_template templates[] = {
     {.name = "vicuna",
      .has = {"USER: ", "ASSISTANT:"},
      .start = BOS,
-     .default_system = "A chat between a curious user and an artificial intelligence assistant. The "
-                       "assistant gives helpful, detailed, and polite answers to the user's "
-                       "questions.",
+     .default_system =
+         "A chat between a curious user and an artificial intelligence assistant. The "
+         "assistant gives helpful, detailed, and polite answers to the user's "
+         "questions.",
      .roles = {{"", " "}, {"USER: ", " "}, {"ASSISTANT: ", EOS}},
      .answer = "ASSISTANT:",
      .alternates = true},
@@ -120,8 +127,8 @@ static const struct chat_template templates[] = {
      .answer = ""},
 };
 
-static const char *const names[] = {"qwen2.5", "smollm2", "qwen2",  "chatml", "llama-3",
-                                    "llama-2", "mistral", "phi-3",  "zephyr", "gemma",
+static const char *const names[] = {"qwen2.5", "smollm2", "qwen2", "chatml", "llama-3",
+                                    "llama-2", "mistral", "phi-3", "zephyr", "gemma",
                                     "vicuna",  "plain",   NULL};
 
 const struct chat_template *chat_find(const char *name) {
@@ -218,24 +225,32 @@ static enum status check(const struct chat_template *t, const struct chat_messag
         const int role = role_of(&m[i]);
         const size_t turn = i - (role_of(&m[0]) == SYSTEM);
         if (role < 0) {
-            return err_fail(e, E_FORMAT, "message %zu: the role \"%.64s\" is not one of system, user, "
-                            "assistant", i, m[i].role);
+            return err_fail(e, E_FORMAT,
+                            "message %zu: the role \"%.64s\" is not one of system, user, "
+                            "assistant",
+                            i, m[i].role);
         }
         if (role == SYSTEM && i > 0 && t->roles[SYSTEM].close == NULL) {
-            return err_fail(e, E_FORMAT, "message %zu: template %s has a system message in front only",
-                            i, t->name);
+            return err_fail(e, E_FORMAT,
+                            "message %zu: template %s has a system message in front only", i,
+                            t->name);
         }
         if (role == SYSTEM && t->roles[SYSTEM].close == NULL && t->inside.close == NULL) {
-            return err_fail(e, E_FORMAT, "message %zu: template %s has no system messages", i, t->name);
+            return err_fail(e, E_FORMAT, "message %zu: template %s has no system messages", i,
+                            t->name);
         }
         if (t->alternates && role != SYSTEM && role != (turn % 2 == 0 ? USER : ASSISTANT)) {
-            return err_fail(e, E_FORMAT, "message %zu: in template %s user and assistant must take "
-                            "turns", i, t->name);
+            return err_fail(e, E_FORMAT,
+                            "message %zu: in template %s user and assistant must take "
+                            "turns",
+                            i, t->name);
         }
     }
     if (role_of(&m[n - 1]) != USER) {
-        return err_fail(e, E_FORMAT, "the last message is the %s's, not the user's: there is nothing to "
-                        "answer", m[n - 1].role);
+        return err_fail(e, E_FORMAT,
+                        "the last message is the %s's, not the user's: there is nothing to "
+                        "answer",
+                        m[n - 1].role);
     }
     return OK;
 }

@@ -15,9 +15,8 @@ static enum status from_config(const char *path, struct sbuf *text, struct err *
     struct json *doc = NULL;
     size_t n = 0;
     TRY(json_open(&doc, path, MAX_BYTES, e));
-    const struct jnode *v = json_kind_of(json_root(doc)) == JSON_OBJ
-                                ? json_get(json_root(doc), "chat_template")
-                                : NULL;
+    const struct jnode *v =
+        json_kind_of(json_root(doc)) == JSON_OBJ ? json_get(json_root(doc), "chat_template") : NULL;
     for (size_t i = 0; v != NULL && json_kind_of(v) == JSON_ARR && i < json_len(v); i++) {
         const struct jnode *one = json_at(v, i);
         if (json_kind_of(one) != JSON_OBJ) continue;

@@ -37,8 +37,9 @@ struct ledger; /* opaque: an output directory opened for a run */
 struct ledger_config {
     const char *dir;
     const char *job_json; /* an object; members "identity" and "parts" are compared with those of
-                             the directory's own job, the rest is for people; output.path and
-                             compute.span_tokens of "identity"'s "manifest" may differ */
+                             the directory's own job, the rest is for people; output.path,
+                             compute.span_tokens and generate.streams of "identity"'s "manifest" may
+                             differ */
     int n_part;
     bool tokens;         /* parts have a tokens file */
     bool overwrite;      /* throw away what another job left here */

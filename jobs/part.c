@@ -94,3 +94,16 @@ void part_committed(struct part_clock *c, const struct ledger_mark *m, bool save
     c->committed_documents = m->documents;
     if (saved) c->saved_ns = c->committed_ns;
 }
+
+enum status part_compare_heads(const char *have, size_t n_have, const struct sbuf *want,
+                               struct err *e) {
+    size_t line = 0;
+    for (size_t i = 0; i < want->n; i++) {
+        if (i >= n_have || have[i] != want->s[i]) {
+            const int word = (int)strcspn(want->s + line, " ");
+            return err_fail(e, E_FORMAT, "it belongs to another %.*s", word, want->s + line);
+        }
+        if (want->s[i] == '\n') line = i + 1;
+    }
+    return n_have == want->n ? OK : err_fail(e, E_FORMAT, "it belongs to another document");
+}

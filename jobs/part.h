@@ -92,4 +92,9 @@ bool part_commit_due(const struct part_clock *c, const struct part_config *cfg,
 /* After a commit; `saved`: it had a state, or there was none to have. */
 void part_committed(struct part_clock *c, const struct ledger_mark *m, bool saved);
 
+/* What a checkpoint belongs to, as lines "name value". The first in which two heads differ names what
+ * the state does not fit: E_FORMAT. */
+enum status part_compare_heads(const char *have, size_t n_have, const struct sbuf *want,
+                               struct err *e) WARN_UNUSED;
+
 #endif

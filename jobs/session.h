@@ -3,7 +3,8 @@
 #define BASIN_JOBS_SESSION_H
 
 #include "jobs/run.h"
-#include "jobs/score.h"
+#include "jobs/gen_ask.h"
+#include "jobs/part.h"
 
 enum { SESSION_ROWS = 2048 }; /* rows of a span where the manifest does not say */
 
@@ -18,12 +19,20 @@ struct session {
     enum dtype compute; /* DT_F32 or DT_BF16 */
     bool add_bos;
     int64_t n_row; /* rows of a span */
+
+    /* of a generate job */
+    struct gen_ask ask;
+    const struct chat_template *chat; /* NULL: no_chat says why there is none */
+    struct err no_chat;
+    int n_stream; /* settled by session_start() */
 };
 
 /* Opens plan, model and tokenizer, and settles the dtype: `dtype` ("f32", "bf16") if not NULL, else
  * the manifest's, "auto" being bf16 for models stored in 16 bits and f32 for others. */
 enum status session_open(struct session *s, const struct manifest *man, const struct run_options *o,
                          const char *dtype, struct err *e) WARN_UNUSED;
+/* Bytes that n streams of a generate job take, each with n_tok tokens at most. */
+int64_t session_stream_bytes(const struct session *s, int n, int64_t n_tok);
 /* Opens the device and binds the model to it. Errors: E_DEVICE. */
 enum status session_start(struct session *s, struct err *e) WARN_UNUSED;
 void session_close(struct session *s);

@@ -1,0 +1,218 @@
+#!/usr/bin/env bats
+# Generate jobs: the same bytes however they are cut up and after kills; chats, batches, stop strings;
+# what is wrong is named and does no harm to others.
+
+setup_file() {
+    source "$BATS_TEST_DIRNAME/expect.bash"
+    set_environment
+    export C=$BATS_FILE_TMPDIR
+    cd "$C"
+    mkdir books
+    # Prompts of unequal lengths: one token and BOS, some of hundreds of tokens, past the window.
+    for i in 1 2 3 4 5 6 7 8 9; do
+        tail -c +$((i * 40000)) "$TEXT" | head -c $((i * i * 40)) | iconv -c -t utf-8 > books/$i.txt
+    done
+    printf 'A' > books/a.txt
+    tail -c +5000 "$TEXT" | head -c 60000 | fold -w 90 -s | iconv -c -t utf-8 |
+        jq -Rc '{id: "l\(input_line_number)", text: .}' | head -n 60 > lines.jsonl
+    cat > job.json <<JSON
+{"version": 1, "job": "generate", "model": "$MODEL", "input": ["books/*.txt", "lines.jsonl"],
+ "cache": [{"name": "s", "sink_tokens": 4, "window_tokens": 28}, {"name": "d", "prefill": "dense", "window_tokens": 60}],
+ "generate": {"max_new_tokens": 40, "temperature": 0.8, "top_p": 0.95, "seed": 5, "stop": ["Anne", "\n\n"],
+              "token_ids": true, "logprobs": 2, "tokens": true},
+ "output": {"path": "base", "part_bytes": 2000}}
+JSON
+    "$BASIN" run job.json --threads 1 --quiet --set generate.streams=8
+}
+
+setup() {
+    source "$BATS_TEST_DIRNAME/expect.bash"
+    cd "$C"
+}
+
+published() { (cd "$1" && sha256sum results-* tokens-* errors-* _SUCCESS 2> /dev/null); }
+same() { diff <(published base) <(published "$1"); }
+# job NAME INPUT GENERATE: a small job's manifest.
+job() {
+    cat > "$1.json" <<JSON
+{"version": 1, "job": "generate", "model": "$MODEL", "input": $2,
+ "cache": {"sink_tokens": 4, "window_tokens": 124}, "generate": $3, "output": {"path": "out-$1"}}
+JSON
+}
+
+@test "the base run is whole, in input order, within its limits" {
+    [[ -f base/_SUCCESS ]]
+    [[ $(ls base/results-* | wc -l) -ge 4 ]]
+    expect 0 "$BASIN" cat base
+    [[ $(wc -l <<< "$output") -eq 140 ]]
+    [[ $(jq -s 'map([.source, .offset]) == (map([.source, .offset]) | sort)' <<< "$output") == true ]]
+    [[ $(jq -s 'all(.completion_tokens <= 40 and (.token_ids | length) == .completion_tokens and
+        (.logprobs | length) == .completion_tokens and (.top_logprobs | map(length) | unique) == [2] and
+        (.finish_reason == "length") == (.completion_tokens == 40 and (.finish_reason != "stop")))' <<< "$output") == true ]]
+    # Both ends occur, and no stop string is in a text.
+    [[ $(jq -sc 'map(.finish_reason) | unique' <<< "$output") == '["length","stop"]' ]]
+    [[ $(jq -s 'map(select(.text | contains("Anne") or contains("\n\n"))) | length' <<< "$output") -eq 0 ]]
+    # Sums are those of the log-probabilities.
+    [[ $(jq -s 'all(((.logprobs | add) - .sum_logprob | fabs) < 1e-9)' <<< "$output") == true ]]
+}
+
+@test "token rows hold what result rows hold" {
+    "$BASIN" cat base --tokens | jq -s -c 'group_by([.source, .offset, .setting]) | map([.[0].source, .[0].offset, .[0].setting,
+        (map(.token_ids) | add), (map(.logprobs) | add), (map(.text) | add)]) | sort[]' > a
+    "$BASIN" cat base | jq -s -c 'map([.source, .offset, .setting, .token_ids, .logprobs, .text]) | sort[]' > b
+    cmp a b
+}
+
+@test "1, 3 and 64 streams; 2 threads; small spans; another number of ranks" {
+    for n in 1 3 64; do
+        "$BASIN" run job.json --out streams$n --threads 1 --set generate.streams=$n --quiet
+        same streams$n
+    done
+    "$BASIN" run job.json --out threads --threads 2 --quiet
+    same threads
+    "$BASIN" run job.json --out spans --set compute.span_tokens=50 --quiet
+    same spans
+    for i in 0 1 2; do "$BASIN" run job.json --out ranks --shard $i/3 --quiet; done
+    same ranks
+}
+
+@test "killed again and again, it ends with the same bytes" {
+    RANDOM=3
+    for k in 1 2 3 4 5 6; do
+        "$BASIN" run job.json --out killed --set generate.streams=$((k * 3)) --checkpoint-seconds 0.02 --quiet &
+        pid=$!
+        sleep 0.$(printf %02d $((RANDOM % 60 + 15)))
+        kill -9 $pid 2> /dev/null || true
+        wait $pid 2> /dev/null || true
+    done
+    "$BASIN" run job.json --out killed --quiet
+    same killed
+}
+
+@test "a signal: exit 75, saved in the middle of answers, taken over" {
+    job long '["books/3.txt", "books/4.txt"]' '{"max_new_tokens": 3000, "tokens": true, "ignore_eos": true}'
+    "$BASIN" run long.json --out long-base --quiet
+    "$BASIN" run long.json --quiet &
+    pid=$!
+    for i in $(seq 100); do [[ -s $(echo out-long/.basin/work/*/*/commits) ]] && break; sleep 0.05; done
+    sleep 0.4
+    kill -TERM $pid
+    code=0
+    wait $pid || code=$?
+    [[ $code -eq 75 || $code -eq 0 ]]
+    "$BASIN" run long.json --quiet
+    diff <(published long-base) <(published out-long)
+    if [[ $code -eq 75 ]]; then
+        last=$(ls out-long/run/*.json | tail -n 1)
+        [[ $(jq .tokens_resumed "$last") -gt 0 ]]
+    fi
+}
+
+@test "long answers have their text in token rows, which can be followed while they are written" {
+    job endless '"books/2.txt"' '{"max_new_tokens": 20000, "ignore_eos": true, "temperature": 1, "seed": 1}'
+    "$BASIN" run endless.json --quiet &
+    pid=$!
+    for i in $(seq 600); do [[ -f out-endless/job.json ]] && break; sleep 0.05; done
+    "$BASIN" cat out-endless --tokens --follow > followed
+    wait $pid
+    "$BASIN" cat out-endless --tokens > rows
+    cmp followed rows
+    [[ $(jq -sc 'map(.first)' rows) == '[0,4096,8192,12288,16384]' ]]
+    [[ $(jq -s 'map(.token_ids | length) | add' rows) -eq 20000 ]]
+    expect 0 "$BASIN" cat out-endless
+    holds '.text == null and .completion_tokens == 20000 and .finish_reason == "length"'
+}
+
+@test "chats: by template, on one cache, in OpenAI's format" {
+    cat > chats.jsonl <<'JSONL'
+{"id": "m", "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "Who is "}, {"type": "text", "text": "Anne?"}]}]}
+{"id": "t", "messages": ["Good day.", "And then?", "Why?"]}
+{"id": "p", "text": "Be brief.\n\nWho is Anne?\n\n"}
+{"custom_id": "c1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "x", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}}
+{"custom_id": "c2", "method": "POST", "url": "/v1/completions", "body": {"model": "x", "prompt": "It was", "max_tokens": 7, "logprobs": 0}}
+{"custom_id": "c3", "body": {"prompt": "It was", "temperature": -1}}
+{"custom_id": "c4", "body": {"prompt": "It was"}
+{"custom_id": "c5", "body": {"prompt": [5, 6, 7], "max_tokens": 3, "stop": null}}
+{"id": "tool", "messages": [{"role": "tool", "content": "x"}]}
+{"id": "empty", "messages": []}
+{"id": "last", "messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
+JSONL
+    job chats '"chats.jsonl"' '{"max_new_tokens": 12, "template": "plain", "add_bos": false, "ignore_eos": true}'
+    expect 3 "$BASIN" run chats.json --quiet
+    expect 0 "$BASIN" cat out-chats
+    [[ $(jq -sc 'map(.id)' <<< "$output") == '["m","t","p","c1","c2","c5"]' ]]
+    # A rendered chat is the text that it is rendered to.
+    [[ $(jq -sc '.[0].text == .[2].text and .[0].text_xxh128 == .[2].text_xxh128' <<< "$output") == true ]]
+    [[ $(jq -sc '.[1].turns | map(.completion_tokens)' <<< "$output") == '[12,12,12]' ]]
+    [[ $(jq -sc '.[1] | .completion_tokens == 36 and .text == .turns[2].text' <<< "$output") == true ]]
+    [[ $(jq -sc '.[3:] | map(.completion_tokens)' <<< "$output") == '[5,7,3]' ]]
+    expect 0 "$BASIN" status out-chats --failed
+    shows 'chats.jsonl: byte 680: body.temperature: -1 is out of range 0..100'
+    shows 'the role \"tool\" is not one of system, user, assistant'
+    shows "a chat without messages"
+    shows "the last message is the assistant's"
+    shows '(line 7)'
+    expect 0 "$BASIN" cat out-chats --format openai
+    [[ $(jq -sc 'map(select(.error == null) | .custom_id)' <<< "$output") == '["m","t","p","c1","c2","c5"]' ]]
+    [[ $(jq -sc '.[3].response | .status_code == 200 and .body.object == "chat.completion" and
+        .body.choices[0].message.role == "assistant" and .body.choices[0].finish_reason == "length" and
+        .body.usage.completion_tokens == 5' <<< "$output") == true ]]
+    [[ $(jq -sc '.[4].response.body | .object == "text_completion" and (.choices[0].text | length) > 0' <<< "$output") == true ]]
+    [[ $(jq -sc 'map(select(.error != null) | .custom_id) | sort' <<< "$output") == '["c3","c4","empty","last","tool"]' ]]
+    # Turns on one cache are what one long prompt would be.
+    jq -sc '.[1] | {id: "whole", text: ("Good day.\n\n" + .turns[0].text + "\n\nAnd then?\n\n")}' \
+        <("$BASIN" cat out-chats) > whole.jsonl
+}
+
+@test "a chat without a template that is known fails by name, alone" {
+    printf '%s\n' '{"id": "m", "messages": [{"role": "user", "content": "Hi"}]}' '{"id": "t", "text": "Hi"}' > two.jsonl
+    job auto '"two.jsonl"' '{"max_new_tokens": 3}'
+    expect 3 "$BASIN" run auto.json --quiet
+    expect 0 "$BASIN" status out-auto --failed
+    shows "a chat, but no template"
+    shows "name one of qwen2.5, smollm2"
+    expect 65 "$BASIN" run auto.json --set generate.template=chatlm --out none
+    says 'template: "chatlm" is not a template this program knows; did you mean "chatml"?'
+}
+
+@test "bad prompts and bad requests are named; others unharmed" {
+    printf '%s\n' '{"id": "none", "text": ""}' '{"id": "good", "text": "Anne"}' '{"id": "bad", "text": "\ud800"}' > bad.jsonl
+    job bad '"bad.jsonl"' '{"max_new_tokens": 4, "add_bos": false}'
+    expect 3 "$BASIN" run bad.json --quiet
+    expect 0 "$BASIN" status out-bad --failed
+    [[ $(jq -sc 'map(.id)' <<< "$output") == '["none","bad.jsonl#54"]' ]]
+    shows "the prompt has no tokens"
+    expect 0 "$BASIN" cat out-bad
+    holds '.id == "good" and .completion_tokens == 4'
+    printf '%s\n' '{"id": "high", "ids": [1, 99999]}' '{"id": "fine", "ids": [1, 9]}' > ids.jsonl
+    job ids '{"path": "ids.jsonl", "ids_key": "ids"}' '{"max_new_tokens": 4}'
+    expect 3 "$BASIN" run ids.json --quiet
+    expect 0 "$BASIN" status out-ids --failed
+    shows "token id 99999"
+}
+
+@test "stop strings end a text across tokens and inside code points' bytes" {
+    # Ids of bytes: a two-byte character is two tokens, and so are the letters of a stop string.
+    printf '{"id": "x", "text": "Anne Elliot was"}\n' > stop.jsonl
+    job whole '"stop.jsonl"' '{"max_new_tokens": 40}'
+    "$BASIN" run whole.json --quiet
+    text=$("$BASIN" cat out-whole | jq -r .text)
+    for from in 3 9 14; do
+        stop=${text:from:5}
+        stop=${stop//$'\n'/ }
+        [[ $text == *"$stop"* ]] || continue
+        job cut$from '"stop.jsonl"' "$(jq -nc --arg s "$stop" '{max_new_tokens: 40, stop: [$s, "zzz"]}')"
+        "$BASIN" run cut$from.json --quiet
+        got=$("$BASIN" cat out-cut$from | jq -r .text)
+        [[ $got == "${text%%"$stop"*}" ]]
+        [[ $("$BASIN" cat out-cut$from | jq -r .finish_reason) == stop ]]
+    done
+}
+
+@test "other streams may differ from the job's, another seed may not" {
+    expect 73 "$BASIN" run job.json --out base --set generate.seed=6
+    says "seed"
+    expect 0 "$BASIN" run job.json --out base --set generate.streams=2
+    says "nothing to do"
+    expect 0 "$BASIN" verify base
+}
