@@ -1,6 +1,7 @@
 #include "io/manifest_impl.h"
 
 #include "base/mem.h"
+#include "base/num.h"
 #include "base/suggest.h"
 
 #include <inttypes.h>
@@ -118,7 +119,9 @@ void man_read_real(struct man_reader *r, const struct man_field *f, const struct
     }
     const double x = json_num(v);
     if (x < f->rlo || x > f->rhi || (f->above && x == f->rlo)) {
-        man_complain(r, E_FORMAT, NULL, "%.17g is out of range: %s %g and at most %g", x,
+        char text[NUM_TEXT];
+        (void)num_shortest(x, text);
+        man_complain(r, E_FORMAT, NULL, "%s is out of range: %s %g and at most %g", text,
                      f->above ? "above" : "at least", f->rlo, f->rhi);
     } else {
         *out = x;

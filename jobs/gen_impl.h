@@ -8,7 +8,14 @@
 
 enum {
     GEN_DOCS_MOST = 4096, /* opened and not yet emitted: bounds what waits behind a long answer */
-    GEN_HELD_BYTES = 256 << 20 /* of lines and texts that wait: no new documents past that */
+    GEN_HELD_BYTES = 64 << 20, /* of lines and texts that wait: no new documents past that */
+    GEN_SPOOL_BYTES = 1 << 20 /* token lines of one track that wait in memory; more are put aside */
+};
+
+/* Token lines put aside. */
+struct gen_chunk {
+    int64_t at, n;
+    uint64_t hash; /* XXH64 */
 };
 
 enum gen_finish { GEN_UNFINISHED, GEN_STOP, GEN_LENGTH };
@@ -53,7 +60,10 @@ struct gen_track {
     double *block_logp; /* owned [DOC_BLOCK] */
     int64_t n_block;    /* in the block in hand */
     struct sbuf block_text;
-    struct sbuf held; /* lines that wait for those of earlier documents and settings */
+    struct sbuf
+        held; /* lines that wait for those of earlier documents and settings, the last ... */
+    struct gen_chunk *chunks; /* owned [n_chunk]: ... and the first, put aside */
+    size_t n_chunk, cap_chunk;
 };
 
 struct gen_doc {
@@ -125,6 +135,12 @@ void gen_set_how(struct generator *g, struct gen_doc *d, struct gen_track *t);
 
 /* The first documents whose prompts are through: what a checkpoint can hold. */
 int gen_n_begun(const struct generator *g);
+
+/* Whether the track's token rows may leave as they come: all before them have left. */
+bool gen_is_next(const struct generator *g, const struct gen_doc *d, const struct gen_track *t);
+/* Reads a chunk again. Errors: E_IO (also: not what was written), E_NOMEM. */
+enum status gen_read_chunk(struct generator *g, const struct gen_chunk *c, struct sbuf *out,
+                           struct err *e) WARN_UNUSED;
 
 /* ---- prompts (gen_admit.c) ---- */
 

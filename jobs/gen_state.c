@@ -81,6 +81,7 @@ static enum status save_track(struct generator *g, const struct gen_doc *d,
     put(out, t->turns.s, t->turns.n);
     put(out, t->block_text.s, t->block_text.n);
     put(out, t->held.s, t->held.n);
+    put(out, t->chunks, t->n_chunk * sizeof *t->chunks);
     put(out, t->ids, ids ? n * sizeof *t->ids : 0);
     put(out, t->logp, a->logprobs >= 0 ? n * sizeof *t->logp : 0);
     put(out, t->tops.ids, n_top * sizeof *t->tops.ids);
@@ -185,6 +186,30 @@ done:
     return st;
 }
 
+// They are read once now: a state whose rows are damaged is not to be used.
+static enum status take_chunks(struct generator *g, struct cursor *c, struct gen_track *t,
+                               struct err *e) {
+    enum status st = OK;
+    const char *bytes = NULL;
+    size_t n = 0;
+    TRY(take(c, &bytes, &n, e));
+    t->n_chunk = n / sizeof *t->chunks;
+    if (t->n_chunk == 0) goto done;
+    TRY(mem_grow(&t->chunks, &t->cap_chunk, t->n_chunk, sizeof *t->chunks, e));
+    memcpy(t->chunks, bytes, t->n_chunk * sizeof *t->chunks);
+    for (size_t i = 0; i < t->n_chunk; i++) {
+        sbuf_clear(&g->scratch);
+        struct err why = {.code = OK};
+        st = t->chunks[i].n < 0 || t->chunks[i].n > INT32_MAX
+                 ? err_fail(&why, E_FORMAT, "its lengths make no sense")
+                 : gen_read_chunk(g, &t->chunks[i], &g->scratch, &why);
+        if (st == E_IO || st == E_NOINPUT) st = E_FORMAT;
+        if (st != OK) FAIL(e, st, "%s", why.msg);
+    }
+done:
+    return st;
+}
+
 static enum status take_blocks(struct cursor *c, struct gen_track *t, struct err *e) {
     enum status st = OK;
     if (t->n_block < 0 || t->n_block >= DOC_BLOCK) FAIL(e, E_FORMAT, "its lengths make no sense");
@@ -239,6 +264,7 @@ static enum status restore_track(struct generator *g, struct gen_doc *d, struct 
     TRY(take_text(c, &t->turns, e));
     TRY(take_text(c, &t->block_text, e));
     TRY(take_text(c, &t->held, e));
+    TRY(take_chunks(g, c, t, e));
     const size_t n = t->answer_over ? 0 : (size_t)t->n_new, n_top = n * n_top_of(g, a);
     TRY(take_list(c, &t->ids, &t->cap_ids, sizeof *t->ids, n, e));
     TRY(take_list(c, &t->logp, &t->cap_logp, sizeof *t->logp, n, e));

@@ -1,6 +1,7 @@
 /* Tokens: one more of every stream, and what follows from it. */
 #include "jobs/gen_impl.h"
 
+#include "base/hash.h"
 #include "base/mem.h"
 #include "base/num.h"
 
@@ -65,13 +66,29 @@ done:
     return st;
 }
 
+// Rows that wait behind a long answer do not wait in memory.
+static enum status put_aside(struct generator *g, struct gen_track *t, struct err *e) {
+    enum status st = OK;
+    TRY(mem_grow(&t->chunks, &t->cap_chunk, t->n_chunk + 1, sizeof *t->chunks, e));
+    struct gen_chunk *c = &t->chunks[t->n_chunk];
+    c->n = (int64_t)t->held.n;
+    c->hash = hash_64(t->held.s, t->held.n);
+    TRY(g->out->spool(g->out->ctx, t->held.s, t->held.n, &c->at, e));
+    t->n_chunk++;
+    sbuf_clear(&t->held);
+done:
+    return st;
+}
+
 static enum status end_block(struct generator *g, struct gen_doc *d, struct gen_track *t,
                              struct err *e) {
     if (t->n_block == 0) return OK;
     gen_print_block(g, d, setting_of(d, t), &t->held);
     t->n_block = 0;
     sbuf_clear(&t->block_text);
-    return sbuf_status(&t->held, e);
+    const bool aside = t->held.n >= GEN_SPOOL_BYTES && !gen_is_next(g, d, t);
+    const enum status st = sbuf_status(&t->held, e);
+    return st == OK && aside ? put_aside(g, t, e) : st;
 }
 
 // Text that has become certain goes where it is wanted.

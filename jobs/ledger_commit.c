@@ -43,6 +43,7 @@ void ledger_print_point(const struct ledger_point *p, struct sbuf *line) {
     if (p->slot >= 0) {
         print_length(line, "open", &p->open);
         sbuf_printf(line, ",\"state\":{\"slot\":%d,\"xxh128\":\"%s\"}", p->slot, p->state_hash);
+        if (p->spool_bytes > 0) sbuf_printf(line, ",\"spool\":%" PRId64, p->spool_bytes);
     }
     sbuf_putc(line, '}');
     if (sbuf_status(line, NULL) != OK) return;
@@ -95,7 +96,8 @@ static bool get_point(const struct jnode *v, struct ledger_point *p) {
          get_hash(json_get(state, "xxh128"), false, p->state_hash) &&
          get_length(json_get(v, "open"), &p->open);
     p->slot = (int)slot;
-    return ok;
+    const struct jnode *spool = json_get(v, "spool");
+    return ok && (spool == NULL || get_count(spool, INT64_MAX, &p->spool_bytes));
 }
 
 // A line without its newline.
@@ -280,6 +282,11 @@ static enum status search_attempt(struct ledger_candidates *out, const char *dir
         TRY(sbuf_status(&path, e));
         size[s] = stat(path.s, &sb) == 0 && S_ISREG(sb.st_mode) ? sb.st_size : -1;
     }
+    struct stat spool;
+    sbuf_clear(&path);
+    ledger_put_work(&path, dir, part, attempt, "spool");
+    TRY(sbuf_status(&path, e));
+    const int64_t n_spool = stat(path.s, &spool) == 0 && S_ISREG(spool.st_mode) ? spool.st_size : 0;
     for (size_t i = 0; i < tail.n;) {
         struct ledger_point p;
         bool valid = false;
@@ -291,7 +298,7 @@ static enum status search_attempt(struct ledger_candidates *out, const char *dir
         if (!valid || !lengths_fit(&p, size)) continue;
         if (retry_of != NULL && strcmp(p.retry_of, retry_of) != 0) continue;
         TRY(add_candidate(out, attempt, &p, -1, e));
-        const bool open_fits = p.open.file_bytes <= size[LEDGER_TOKENS];
+        const bool open_fits = p.open.file_bytes <= size[LEDGER_TOKENS] && p.spool_bytes <= n_spool;
         if (p.slot >= 0 && open_fits) TRY(add_candidate(out, attempt, &p, p.slot, e));
     }
 done:

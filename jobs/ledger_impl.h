@@ -8,8 +8,10 @@
  *    "retry_of":"",           XXH128 of the errors file that this attempt is to do away with
  *    "results":[400,900,"XXH128"],   bytes of the segment, bytes and XXH128 of the lines in them
  *    "token_rows":[..],"errors":[..],
- *    "open":[..],"state":{"slot":1,"xxh128":".."}}    only in the middle of a document: the length
- *                             of `tokens` with that document's lines, and the state file
+ *    "open":[..],"state":{"slot":1,"xxh128":".."},"spool":123}    only in the middle of a document:
+ *                             the length of `tokens` with that document's lines, the state file, and
+ *                             the bytes of `spool` (0 where not said), whose content the state's
+ *                             owner can check
  *
  * A state file, integers little-endian:
  *    0  magic "BASINCKP"
@@ -63,6 +65,7 @@ struct ledger_point {
     int slot;                  /* of the state file; -1: none, and the two below have no meaning */
     struct ledger_length open; /* of LEDGER_TOKENS, the document in progress included */
     char state_hash[HASH_TEXT];
+    int64_t spool_bytes;
 };
 
 extern const char *const ledger_stream_names[LEDGER_STREAMS]; /* "results", "tokens", "errors" */
@@ -148,6 +151,7 @@ struct ledger_segment {
     struct ledger_length done; /* the file's part that belongs to finished documents */
     int64_t committed_bytes;   /* of content: counted by the last commit */
     bool unsynced;
+    int64_t flushed_ns; /* when open lines last went to the file */
 };
 
 struct ledger_part {
@@ -158,11 +162,13 @@ struct ledger_part {
     char retry_of[HASH_TEXT];
     struct ledger_segment segs[LEDGER_STREAMS];
     struct file_append *commits; /* owned */
-    bool committed;              /* `commits` may hold something */
-    int next_slot;               /* for the next state: never the one that the last commit names */
-    bool broken;                 /* a sync failed: what the disk holds is not known any more */
-    bool published;              /* the own directory is of no more use */
-    struct sbuf path;            /* scratch */
+    struct file_append *spool;   /* owned; NULL until something is put there */
+    bool spool_unsynced;
+    bool committed;   /* `commits` may hold something */
+    int next_slot;    /* for the next state: never the one that the last commit names */
+    bool broken;      /* a sync failed: what the disk holds is not known any more */
+    bool published;   /* the own directory is of no more use */
+    struct sbuf path; /* scratch */
 };
 
 /* Path of a file in the own directory, borrowed until the next call. */

@@ -21,6 +21,9 @@ struct part_out {
     enum status (*add_open)(void *ctx, const char *lines, size_t n, struct err *e);
     void (*close_document)(void *ctx);
     enum status (*drop_document)(void *ctx, struct err *e);
+    /* Bytes put aside, and read again: see ledger_spool(). */
+    enum status (*spool)(void *ctx, const char *bytes, size_t n, int64_t *at, struct err *e);
+    enum status (*unspool)(void *ctx, int64_t at, size_t n, struct sbuf *out, struct err *e);
     int64_t (*uncommitted)(void *ctx);
     enum status (*commit)(void *ctx, const struct ledger_mark *m, const char *state, size_t n_state,
                           struct err *e);

@@ -89,6 +89,14 @@ static enum status out_drop(void *ctx, struct err *e) {
     return ledger_drop_document(((struct run *)ctx)->part, e);
 }
 
+static enum status out_spool(void *ctx, const char *bytes, size_t n, int64_t *at, struct err *e) {
+    return ledger_spool(((struct run *)ctx)->part, bytes, n, at, e);
+}
+
+static enum status out_unspool(void *ctx, int64_t at, size_t n, struct sbuf *out, struct err *e) {
+    return ledger_unspool(((struct run *)ctx)->part, at, n, out, e);
+}
+
 static int64_t out_uncommitted(void *ctx) {
     return ledger_uncommitted(((struct run *)ctx)->part);
 }
@@ -110,6 +118,8 @@ static enum status compute_and_publish(struct run *r, int part, struct ledger_ma
                                  .add_open = out_add_open,
                                  .close_document = out_close,
                                  .drop_document = out_drop,
+                                 .spool = out_spool,
+                                 .unspool = out_unspool,
                                  .uncommitted = out_uncommitted,
                                  .commit = out_commit};
     TRY(work_part(&r->work, r->session.plan, part, &out, mark, state, e));

@@ -1,12 +1,17 @@
 /* A job without an output directory: rows go straight to a sink, in order. */
 #include "base/clock.h"
+#include "io/file.h"
 #include "jobs/run_impl.h"
 
 #include <string.h>
+#include <unistd.h>
 
 struct direct {
     struct run *run;
     const struct run_sink *sink;
+    const char *tmp_dir;
+    struct sbuf spool_path;
+    struct file_append *spool; /* owned; NULL until something is put aside */
 };
 
 static enum status direct_lines(void *ctx, enum ledger_stream s, const char *lines, size_t n,
@@ -37,6 +42,38 @@ static enum status direct_drop(void *ctx, struct err *e) {
     return OK;
 }
 
+static enum status direct_spool(void *ctx, const char *bytes, size_t n, int64_t *at,
+                                struct err *e) {
+    enum status st = OK;
+    struct direct *d = ctx;
+    if (d->spool == NULL) {
+        struct sbuf in;
+        sbuf_init(&in);
+        sbuf_printf(&in, "%s/x", d->tmp_dir);
+        st = sbuf_status(&in, e);
+        if (st == OK) st = file_temp_path(sbuf_str(&in), &d->spool_path, e);
+        sbuf_fini(&in);
+        TRY(st);
+        TRY(file_append_open(&d->spool, sbuf_str(&d->spool_path), e));
+    }
+    *at = file_append_bytes(d->spool);
+    TRY(file_append_write(d->spool, bytes, n, e));
+done:
+    return st;
+}
+
+static enum status direct_unspool(void *ctx, int64_t at, size_t n, struct sbuf *out,
+                                  struct err *e) {
+    struct direct *d = ctx;
+    return file_read_piece(sbuf_str(&d->spool_path), at, n, out, e);
+}
+
+static void close_spool(struct direct *d) {
+    file_append_close(d->spool);
+    if (d->spool_path.n > 0) (void)unlink(sbuf_str(&d->spool_path));
+    sbuf_fini(&d->spool_path);
+}
+
 static int64_t direct_uncommitted(void *ctx) {
     (void)ctx;
     return 0;
@@ -51,12 +88,14 @@ static enum status direct_commit(void *ctx, const struct ledger_mark *m, const c
 static enum status direct_all(struct run *r, const char *tmp_dir, const struct run_sink *sink,
                               struct run_result *result, struct err *e) {
     enum status st = OK;
-    struct direct d = {r, sink};
+    struct direct d = {.run = r, .sink = sink, .tmp_dir = tmp_dir};
     const struct part_out out = {.ctx = &d,
                                  .add = direct_lines,
                                  .add_open = direct_open,
                                  .close_document = direct_close,
                                  .drop_document = direct_drop,
+                                 .spool = direct_spool,
+                                 .unspool = direct_unspool,
                                  .uncommitted = direct_uncommitted,
                                  .commit = direct_commit};
     TRY(session_start(&r->session, e));
@@ -69,6 +108,7 @@ static enum status direct_all(struct run *r, const char *tmp_dir, const struct r
         result->failed += mark.failed;
     }
 done:
+    close_spool(&d);
     return st;
 }
 

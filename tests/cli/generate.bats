@@ -123,6 +123,55 @@ JSON
     holds '.text == null and .completion_tokens == 20000 and .finish_reason == "length"'
 }
 
+@test "long answers beside each other: what waits is put aside, and survives kills" {
+    job wide '["books/1.txt", "books/2.txt"]' \
+        '{"max_new_tokens": 6000, "tokens": true, "ignore_eos": true, "temperature": 0.9, "seed": 2}'
+    "$BASIN" run wide.json --out wide-one --set generate.streams=1 --quiet
+    "$BASIN" run wide.json --quiet
+    diff <(published wide-one) <(published out-wide)
+    "$BASIN" run wide.json --out wide-killed --checkpoint-seconds 0.05 --quiet &
+    pid=$!
+    # Until something was put aside and a checkpoint knows of it.
+    for i in $(seq 1200); do
+        grep -q '"spool":' wide-killed/.basin/work/00000/*/commits 2> /dev/null && break
+        sleep 0.05
+    done
+    kill -9 $pid 2> /dev/null || true
+    wait $pid 2> /dev/null || true
+    "$BASIN" run wide.json --out wide-killed --quiet
+    diff <(published wide-one) <(published wide-killed)
+    [[ $(jq -s 'map(.tokens_resumed) | max' wide-killed/run/*.json) -gt 0 ]]
+}
+
+@test "plan, status, stats, init: of generate jobs" {
+    expect 0 "$BASIN" plan job.json --set generate.streams=3 --out elsewhere --json
+    holds '.streams == 3 and .documents >= 60 and .tokens_most >= 4800 and .memory_bytes > .stream_bytes'
+    expect 0 "$BASIN" plan job.json --out elsewhere
+    shows "streams   "
+    expect 0 "$BASIN" status base --json
+    [[ $(jq .tokens <<< "$output") -eq $("$BASIN" cat base | jq -s 'map(.completion_tokens) | add') ]]
+    expect 0 "$BASIN" stats base --json
+    [[ $(jq -sc 'map([.setting, .documents])' <<< "$output") == '[["s",70],["d",70]]' ]]
+    [[ $(jq -s 'map(.completion_tokens) | add' <<< "$output") -eq $("$BASIN" cat base | jq -s 'map(.completion_tokens) | add') ]]
+    expect 0 "$BASIN" init --job generate
+    holds '.job == "generate" and .generate.max_new_tokens == 200'
+}
+
+@test "without a manifest: the same rows" {
+    expect 0 "$BASIN" generate "$MODEL" books/1.txt --sink 4 --window 28 --max-new-tokens 12 --token-ids
+    jq -c .token_ids <<< "$output" > direct
+    job one '"books/1.txt"' '{"max_new_tokens": 12, "token_ids": true}'
+    "$BASIN" run one.json --set cache.window_tokens=28 --quiet
+    cmp direct <("$BASIN" cat out-one | jq -c .token_ids)
+    expect 0 "$BASIN" generate "$MODEL" - --max-new-tokens 3 --stop Anne --temperature 0.5 < books/1.txt
+    holds '.completion_tokens <= 3 and .source == "-"'
+    expect 64 "$BASIN" generate "$MODEL" books/1.txt --temperature nan
+    says "--temperature: must be a number"
+    expect 64 "$BASIN" generate "$MODEL" books/1.txt --temperature 1 --top-p 0
+    says "--top-p: 0 is out of range"
+    expect 64 "$BASIN" generate "$MODEL" books/1.txt --stop ""
+}
+
 @test "chats: by template, on one cache, in OpenAI's format" {
     cat > chats.jsonl <<'JSONL'
 {"id": "m", "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "Who is "}, {"type": "text", "text": "Anne?"}]}]}
@@ -147,7 +196,7 @@ JSONL
     [[ $(jq -sc '.[1] | .completion_tokens == 36 and .text == .turns[2].text' <<< "$output") == true ]]
     [[ $(jq -sc '.[3:] | map(.completion_tokens)' <<< "$output") == '[5,7,3]' ]]
     expect 0 "$BASIN" status out-chats --failed
-    shows 'chats.jsonl: byte 680: body.temperature: -1 is out of range 0..100'
+    shows 'chats.jsonl: byte 585: body.temperature: -1 is out of range 0..100'
     shows 'the role \"tool\" is not one of system, user, assistant'
     shows "a chat without messages"
     shows "the last message is the assistant's"
@@ -159,9 +208,8 @@ JSONL
         .body.usage.completion_tokens == 5' <<< "$output") == true ]]
     [[ $(jq -sc '.[4].response.body | .object == "text_completion" and (.choices[0].text | length) > 0' <<< "$output") == true ]]
     [[ $(jq -sc 'map(select(.error != null) | .custom_id) | sort' <<< "$output") == '["c3","c4","empty","last","tool"]' ]]
-    # Turns on one cache are what one long prompt would be.
-    jq -sc '.[1] | {id: "whole", text: ("Good day.\n\n" + .turns[0].text + "\n\nAnd then?\n\n")}' \
-        <("$BASIN" cat out-chats) > whole.jsonl
+    expect 64 "$BASIN" cat out-chats --format openai --tokens
+    expect 64 "$BASIN" cat base --format yaml
 }
 
 @test "a chat without a template that is known fails by name, alone" {
@@ -180,7 +228,7 @@ JSONL
     job bad '"bad.jsonl"' '{"max_new_tokens": 4, "add_bos": false}'
     expect 3 "$BASIN" run bad.json --quiet
     expect 0 "$BASIN" status out-bad --failed
-    [[ $(jq -sc 'map(.id)' <<< "$output") == '["none","bad.jsonl#54"]' ]]
+    [[ $(jq -sc 'map(.id)' <<< "$output") == '["none","bad"]' ]]
     shows "the prompt has no tokens"
     expect 0 "$BASIN" cat out-bad
     holds '.id == "good" and .completion_tokens == 4'
