@@ -73,7 +73,8 @@ static const char *option_of(const struct cmd_direct *d, const char *place) {
     return place;
 }
 
-static int open_manifest(struct manifest **out, const struct cmd_direct *d, const struct sbuf *text) {
+static int open_manifest(struct manifest **out, const struct cmd_direct *d,
+                         const struct sbuf *text) {
     struct err e = {.code = OK};
     struct man_problems problems;
     struct json *doc = NULL;

@@ -37,63 +37,58 @@ int cmd_direct_run(const struct cmd_direct *d, const struct sbuf *text);
 
 /* Rows of an option table over a struct whose first member is a struct cmd_direct_options. */
 #define CMD_DIRECT_AT(member) offsetof(struct cmd_direct_options, member)
-#define CMD_DIRECT_CACHE                                                                     \
+#define CMD_DIRECT_CACHE                                                                           \
     {.name = "sink",                                                                               \
      .value = "N",                                                                                 \
      .kind = CMD_INT,                                                                              \
      .hi = 65536,                                                                                  \
-     .offset = CMD_DIRECT_AT(sink),                                                          \
+     .offset = CMD_DIRECT_AT(sink),                                                                \
      .help = "sink tokens S (default 4)"},                                                         \
         {.name = "window",                                                                         \
          .value = "N",                                                                             \
          .kind = CMD_INT,                                                                          \
          .lo = 1,                                                                                  \
          .hi = 16777216,                                                                           \
-         .offset = CMD_DIRECT_AT(window),                                                    \
+         .offset = CMD_DIRECT_AT(window),                                                          \
          .help = "window tokens W (default 1020)"},                                                \
-        {.name = "mode",                                                                           \
-         .value = "NAME",                                                                          \
-         .kind = CMD_WORD,                                                                         \
-         .words = cmd_direct_modes,                                                                \
-         .offset = CMD_DIRECT_AT(mode),                                                      \
-         .help = "sink (default), window or dense"}
-#define CMD_DIRECT_INPUT                                                                     \
+    {                                                                                              \
+        .name = "mode", .value = "NAME", .kind = CMD_WORD, .words = cmd_direct_modes,              \
+        .offset = CMD_DIRECT_AT(mode), .help = "sink (default), window or dense"                   \
+    }
+#define CMD_DIRECT_INPUT                                                                           \
     {.name = "bos",                                                                                \
      .kind = CMD_FLAG,                                                                             \
-     .offset = CMD_DIRECT_AT(bos),                                                           \
+     .offset = CMD_DIRECT_AT(bos),                                                                 \
      .help = "begin with the BOS token (else as the tokenizer is configured)"},                    \
         {.name = "no-bos",                                                                         \
          .kind = CMD_FLAG,                                                                         \
-         .offset = CMD_DIRECT_AT(no_bos),                                                    \
+         .offset = CMD_DIRECT_AT(no_bos),                                                          \
          .help = "begin without it"},                                                              \
         {.name = "text-key",                                                                       \
          .value = "KEY",                                                                           \
          .kind = CMD_TEXT,                                                                         \
-         .offset = CMD_DIRECT_AT(text_key),                                                  \
+         .offset = CMD_DIRECT_AT(text_key),                                                        \
          .help = "JSON lines: where the text is (default \"text\")"},                              \
         {.name = "id-key",                                                                         \
          .value = "KEY",                                                                           \
          .kind = CMD_TEXT,                                                                         \
-         .offset = CMD_DIRECT_AT(id_key),                                                    \
+         .offset = CMD_DIRECT_AT(id_key),                                                          \
          .help = "JSON lines: where the id is (default \"id\")"},                                  \
-        {.name = "ids-key",                                                                        \
-         .value = "KEY",                                                                           \
-         .kind = CMD_TEXT,                                                                         \
-         .offset = CMD_DIRECT_AT(ids_key),                                                   \
-         .help = "JSON lines of token ids instead of text: where they are"}
-#define CMD_DIRECT_COMPUTE                                                                   \
+    {                                                                                              \
+        .name = "ids-key", .value = "KEY", .kind = CMD_TEXT, .offset = CMD_DIRECT_AT(ids_key),     \
+        .help = "JSON lines of token ids instead of text: where they are"                          \
+    }
+#define CMD_DIRECT_COMPUTE                                                                         \
     {.name = "dtype",                                                                              \
      .value = "NAME",                                                                              \
      .kind = CMD_WORD,                                                                             \
      .words = cmd_direct_dtypes,                                                                   \
-     .offset = CMD_DIRECT_AT(dtype),                                                         \
+     .offset = CMD_DIRECT_AT(dtype),                                                               \
      .help = "auto (default), f32 or bf16"},                                                       \
-        CMD_JOB_DEVICES(struct cmd_direct_options),                                      \
-        CMD_JOB_THREADS(struct cmd_direct_options),                                      \
-        {.name = "quiet",                                                                          \
-         .kind = CMD_FLAG,                                                                         \
-         .offset = CMD_DIRECT_AT(quiet),                                                     \
-         .help = "no progress on stderr"}
+        CMD_JOB_DEVICES(struct cmd_direct_options), CMD_JOB_THREADS(struct cmd_direct_options), {  \
+        .name = "quiet", .kind = CMD_FLAG, .offset = CMD_DIRECT_AT(quiet),                         \
+        .help = "no progress on stderr"                                                            \
+    }
 extern const char *const cmd_direct_modes[], *const cmd_direct_dtypes[];
 
 #endif

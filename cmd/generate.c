@@ -6,7 +6,7 @@
 #include <string.h>
 
 struct options {
-    struct cmd_direct_options direct; /* first */
+    struct cmd_direct_options direct;                         /* first */
     int64_t max_new, min_new, top_k, seed, streams, logprobs; /* -1: not given */
     /* Numbers as they were typed: the manifest's own checks say what is wrong with them. */
     const char *temperature, *top_p, *min_p, *repetition, *presence, *frequency, *alpha;
@@ -19,24 +19,25 @@ static const char *const turns[] = {"stream", "chunk", "room", NULL};
 
 #define AT(member) offsetof(struct options, member)
 #define NUMBER(key, value_name, member, text)                                                      \
-    {.name = key, .value = value_name, .kind = CMD_TEXT, .offset = AT(member), .help = text}
+    { .name = key, .value = value_name, .kind = CMD_TEXT, .offset = AT(member), .help = text }
 #define COUNT(key, least, most, member, text)                                                      \
-    {.name = key,                                                                                  \
-     .value = "N",                                                                                 \
-     .kind = CMD_INT,                                                                              \
-     .lo = least,                                                                                  \
-     .hi = most,                                                                                   \
-     .offset = AT(member),                                                                         \
-     .help = text}
+    {                                                                                              \
+        .name = key, .value = "N", .kind = CMD_INT, .lo = least, .hi = most, .offset = AT(member), \
+        .help = text                                                                               \
+    }
 static const struct cmd_option table[] = {
-    COUNT("max-new-tokens", 1, (int64_t)1 << 40, max_new, "tokens of an answer at most (default 256)"),
-    COUNT("min-new-tokens", 0, (int64_t)1 << 40, min_new, "before so many tokens nothing ends an answer"),
-    NUMBER("temperature", "T", temperature, "draw tokens at this temperature (default 0: the most probable)"),
+    COUNT("max-new-tokens", 1, (int64_t)1 << 40, max_new,
+          "tokens of an answer at most (default 256)"),
+    COUNT("min-new-tokens", 0, (int64_t)1 << 40, min_new,
+          "before so many tokens nothing ends an answer"),
+    NUMBER("temperature", "T", temperature,
+           "draw tokens at this temperature (default 0: the most probable)"),
     COUNT("top-k", 0, INT32_MAX, top_k, "draw from the k most probable tokens only"),
     NUMBER("top-p", "P", top_p, "draw from the most probable tokens that reach P together"),
     NUMBER("min-p", "P", min_p, "draw from tokens at least P times as probable as the first"),
     COUNT("seed", 0, (int64_t)1 << 53, seed, "of the random numbers (default 0)"),
-    NUMBER("repetition-penalty", "X", repetition, "against tokens of prompt and answer (default 1: none)"),
+    NUMBER("repetition-penalty", "X", repetition,
+           "against tokens of prompt and answer (default 1: none)"),
     NUMBER("presence-penalty", "X", presence, "against tokens that are in the answer"),
     NUMBER("frequency-penalty", "X", frequency, "the same for each time that they are in it"),
     NUMBER("penalty-alpha", "X", alpha, "contrastive search with --top-k candidates"),
@@ -50,7 +51,8 @@ static const struct cmd_option table[] = {
      .offset = AT(ignore_eos),
      .help = "go on past the model's end of text"},
     {.name = "token-ids", .kind = CMD_FLAG, .offset = AT(token_ids), .help = "ids in the rows"},
-    COUNT("logprobs", 0, 20, logprobs, "log-probabilities in the rows, of so many other tokens too"),
+    COUNT("logprobs", 0, 20, logprobs,
+          "log-probabilities in the rows, of so many other tokens too"),
     {.name = "tokens",
      .kind = CMD_FLAG,
      .offset = AT(tokens),
@@ -188,12 +190,14 @@ const struct cmd_sub cmd_generate = {
             .about =
                 "MODEL is a model's directory or a GGUF file. FILE is a prompt (.txt), prompts,\n"
                 "chats or requests of an OpenAI batch (.jsonl), each also .gz, .zst or .lz4, a\n"
-                "pattern, or - for a text on stdin. Documents that fail are named on stderr (exit 3).\n",
+                "pattern, or - for a text on stdin. Documents that fail are named on stderr (exit "
+                "3).\n",
             .examples =
                 "  basin generate models/smol prompt.txt | jq -r .text\n"
                 "  basin generate models/smol chats.jsonl --temperature 0.8 --top-p 0.95 --seed 7\n"
                 "  echo 'Once upon a time' | basin generate models/smol - --stop $'\\n\\n'\n"
-                "  basin generate models/smol prompt.txt --max-new-tokens 1000000 --tokens | jq -j .text\n",
+                "  basin generate models/smol prompt.txt --max-new-tokens 1000000 --tokens | jq -j "
+                ".text\n",
             .options = table,
             .n_option = COUNTOF(table),
         },

@@ -9,7 +9,7 @@
 enum {
     GEN_DOCS_MOST = 4096, /* opened and not yet emitted: bounds what waits behind a long answer */
     GEN_HELD_BYTES = 64 << 20, /* of lines and texts that wait: no new documents past that */
-    GEN_SPOOL_BYTES = 1 << 20 /* token lines of one track that wait in memory; more are put aside */
+    GEN_SPOOL_BYTES = 1 << 16 /* token lines of one track that wait in memory; more are put aside */
 };
 
 /* Token lines put aside. */

@@ -32,7 +32,8 @@ static void put_name(struct row *r, const char *prefix) {
     const struct jnode *source = json_get(r->v, "source");
     sbuf_init(&name);
     sbuf_puts(&name, prefix);
-    if (source != NULL && json_kind_of(source) == JSON_STR) sbuf_puts(&name, json_str(source, NULL));
+    if (source != NULL && json_kind_of(source) == JSON_STR)
+        sbuf_puts(&name, json_str(source, NULL));
     sbuf_printf(&name, "#%" PRId64, count(r, "offset"));
     sbuf_json_string(r->out, sbuf_str(&name), name.n);
     if (name.failed) r->out->failed = true;
@@ -55,8 +56,8 @@ static void put_number(struct row *r, const struct jnode *v) {
 
 static void put_token(struct row *r, const struct jnode *id, const struct jnode *logp) {
     const bool known = id != NULL && json_kind_of(id) == JSON_INT;
-    sbuf_printf(r->out, "{\"token\":\"token_id:%" PRId64 "\",\"logprob\":",
-                known ? json_int(id) : -1);
+    sbuf_printf(r->out,
+                "{\"token\":\"token_id:%" PRId64 "\",\"logprob\":", known ? json_int(id) : -1);
     put_number(r, logp);
     sbuf_puts(r->out, ",\"bytes\":null");
 }

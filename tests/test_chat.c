@@ -69,8 +69,7 @@ static void test_render(void **state) {
         {"gemma", true,
          MARK "<start_of_turn>user\nBe kind.\n\nHi<end_of_turn>\n<start_of_turn>model\nYes"
               "<end_of_turn>\n<start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\n"},
-        {"vicuna", true,
-         MARK "Be kind. USER:  Hi  ASSISTANT: Yes" MARK "USER: Why? ASSISTANT:"},
+        {"vicuna", true, MARK "Be kind. USER:  Hi  ASSISTANT: Yes" MARK "USER: Why? ASSISTANT:"},
         {"plain", true, "Be kind.\n\n Hi \n\nYes\n\nWhy?\n\n"},
     };
     static const struct chat_message chat[] = {{"system", "Be kind.", 8},
@@ -160,7 +159,10 @@ static void test_wrong_chats(void **state) {
     } rows[] = {
         {"chatml", {{"user", "a", 1}}, 0, "no messages"},
         {"chatml", {{"tool", "a", 1}}, 1, "the role \"tool\" is not one of"},
-        {"chatml", {{"user", "a", 1}, {"assistant", "b", 1}}, 2, "the last message is the assistant's"},
+        {"chatml",
+         {{"user", "a", 1}, {"assistant", "b", 1}},
+         2,
+         "the last message is the assistant's"},
         {"gemma", {{"user", "a", 1}, {"user", "b", 1}}, 2, "message 1: in template gemma user and"},
         {"llama-2", {{"user", "a", 1}, {"system", "b", 1}}, 2, "a system message in front only"},
         {"mistral", {{"system", "a", 1}, {"user", "b", 1}}, 2, "has no system messages"},
@@ -170,8 +172,8 @@ static void test_wrong_chats(void **state) {
         struct sbuf b;
         struct err e = {.code = OK};
         sbuf_init(&b);
-        assert_int_equal(
-            chat_render(chat_find(rows[i].name), *state, rows[i].m, rows[i].n, &b, &e), E_FORMAT);
+        assert_int_equal(chat_render(chat_find(rows[i].name), *state, rows[i].m, rows[i].n, &b, &e),
+                         E_FORMAT);
         if (strstr(e.msg, rows[i].message) == NULL) fail_msg("row %zu: %s", i, e.msg);
         sbuf_fini(&b);
     }
@@ -189,7 +191,8 @@ static void test_prompts(void **state) {
     } rows[] = {
         {"[{\"role\":\"user\",\"content\":\"Hi\"}]", GEN_CHAT, 1, "Hi\n\n"},
         {"[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"H\"},{\"text\":\"i\"}]},"
-         "{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"user\",\"content\":[{\"text\":\"y\"}]}]",
+         "{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"user\",\"content\":[{\"text\":\"y\"}]}"
+         "]",
          GEN_CHAT, 1, "Hi\n\nx\n\ny\n\n"},
         {"[\"one\",\"two\"]", GEN_TURNS, 2, "one\n\n"},
         {"{\"prompt\":\"p\\u0000q\"}", GEN_TEXT, 1, "p"},
@@ -217,7 +220,8 @@ static void test_prompts(void **state) {
     for (size_t i = 0; i < COUNTOF(rows); i++) {
         struct gen_prompt p;
         struct err e = {.code = OK};
-        if (gen_prompt_read(&p, &chat, rows[i].json, strlen(rows[i].json), &e) != OK) fail_msg("%s", e.msg);
+        if (gen_prompt_read(&p, &chat, rows[i].json, strlen(rows[i].json), &e) != OK)
+            fail_msg("%s", e.msg);
         assert_int_equal(p.kind, rows[i].kind);
         assert_int_equal(p.n_turn, rows[i].n_turn);
         assert_string_equal(sbuf_str(&p.text), rows[i].text);
@@ -260,7 +264,8 @@ static void check_text(const struct tok *tok, const char *text, size_t n, char *
     bool stopped = false;
     sbuf_init(&out);
     for (size_t i = 0; i < n_id && !stopped; i++) {
-        assert_int_equal(gen_text_add(&t, tok, ids[i], n_stop > 0 ? &s : NULL, &out, &stopped, NULL), OK);
+        assert_int_equal(
+            gen_text_add(&t, tok, ids[i], n_stop > 0 ? &s : NULL, &out, &stopped, NULL), OK);
         // What has been let go is never taken back.
         assert_true(out.n <= strlen(want));
         assert_memory_equal(sbuf_str(&out), want, out.n);
@@ -277,7 +282,8 @@ static void test_text(void **state) {
     char *const stop[] = {one}, *const aab[] = {overlap}, *const e_acute[] = {accent};
     char *const two[] = {other, one};
     const struct tok *tok = *state;
-    check_text(tok, "h\xc3\xa9llo \xf0\x9f\x98\x80.", 12, none, 0, "h\xc3\xa9llo \xf0\x9f\x98\x80.");
+    check_text(tok, "h\xc3\xa9llo \xf0\x9f\x98\x80.", 12, none, 0,
+               "h\xc3\xa9llo \xf0\x9f\x98\x80.");
     check_text(tok, "a\xc3", 2, none, 0, "a\xef\xbf\xbd");
     check_text(tok, "a\xf0\x9f\x98z\xff", 6, none, 0, "a\xef\xbf\xbdz\xef\xbf\xbd");
     check_text(tok, "don't stop me", 13, stop, 1, "don't ");
@@ -291,9 +297,9 @@ static void test_text(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_render),      cmocka_unit_test(test_names),
-        cmocka_unit_test(test_recognise),   cmocka_unit_test(test_wrong_chats),
-        cmocka_unit_test(test_prompts),     cmocka_unit_test(test_text),
+        cmocka_unit_test(test_render),    cmocka_unit_test(test_names),
+        cmocka_unit_test(test_recognise), cmocka_unit_test(test_wrong_chats),
+        cmocka_unit_test(test_prompts),   cmocka_unit_test(test_text),
     };
     return cmocka_run_group_tests(tests, open_tok, close_tok);
 }
