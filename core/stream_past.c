@@ -79,8 +79,8 @@ static enum status grow(struct stream_past *p, int64_t need, struct err *e) {
     if (need <= have) return OK;
     const int64_t cap = min64(p->window, need > 2 * have ? need + 64 : 2 * have);
     TRY(buf_new(&bigger, p->mo->dev, BUF_ACT, cap, model_arch(p->mo->model)->d_model, e));
-    if (p->n_hidden > 0) { // not yet at the window: rows 0 .. n_hidden - 1
-        dev_copy(p->mo->dev, bigger, 0, p->hidden, 0, p->n_hidden);
+    if (have > 0) { // below the window, so that rows lie in order
+        dev_copy(p->mo->dev, bigger, 0, p->hidden, 0, min64(p->n_hidden, have));
         TRY(dev_sync(p->mo->dev, e));
     }
     buf_free(p->hidden);
