@@ -197,7 +197,7 @@ void man_canonical(const struct manifest *m, struct sbuf *out);
 /* Appends the JSON Schema (draft 2020-12) of the manifest, indented. It comes from the tables that
  * man_parse() reads by, and accepts what man_parse() accepts, but for what a schema cannot say: two
  * settings of one name, a source that is listed twice in two ways, bytes of names, one number that
- * must not be above another. */
+ * must not be above another, which templates there are. */
 void man_schema(struct sbuf *out);
 
 #endif

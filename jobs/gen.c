@@ -221,6 +221,7 @@ enum status gen_open_next(struct generator *g, bool reading, struct err *e) {
     TRY(doc_new(&d->d, &from, g->feed.slice, g->n_setting, e));
     TRY(mem_zalloc(&d->tracks, (size_t)g->n_setting, sizeof *d->tracks, e));
     for (int i = 0; i < g->n_setting; i++) {
+        d->tracks[i].base = &g->rules[i];
         d->tracks[i].rule = g->rules[i];
         d->tracks[i].slot = -1;
     }

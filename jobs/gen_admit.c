@@ -19,23 +19,62 @@ static bool has_room(const struct generator *g, int n_promised) {
     return held < GEN_HELD_BYTES;
 }
 
+enum status gen_turn_rule(const struct generator *g, const struct gen_track *t, int64_t pos,
+                          int64_t n, struct vis_rule *out, struct err *e) {
+    const int64_t turn = n + t->how.max_new, room = t->base->n_win - turn;
+    const struct vis_class plain = {.window = 0};
+    *out = *t->base;
+    if (out->dense) return OK;
+    out->n_prefill = 0;
+    switch (g->cfg.part.man->generate.turn) {
+    case MAN_TURN_STREAM: break;
+    case MAN_TURN_CHUNK: // one chunk, which begins here; gen_step ends it
+        out->n_chunk = n;
+        out->n_prefill = pos % n;
+        break;
+    case MAN_TURN_ROOM: {
+        // What is kept of the window now, less what prompt and answer need.
+        const int64_t kept = pos - vis_cache_low(&t->rule, &plain, pos);
+        if (room < 1) {
+            return err_fail(e, E_ARG,
+                            "turn %zu: prompt and answer may take %lld tokens, and the window "
+                            "has %lld",
+                            t->turn, (long long)turn, (long long)t->base->n_win);
+        }
+        out->strict = false;
+        out->n_win = kept < 1 ? 1 : kept < room ? kept : room;
+        out->n_chunk = turn;
+        out->n_prefill = pos % turn;
+        break;
+    }
+    }
+    return OK;
+}
+
 // Caches for a document whose reading has begun. Under a dense prefill the rule depends on how long
 // the prompt is, so all of it is read first.
 static enum status open_tracks(struct generator *g, struct gen_doc *d, struct err *e) {
     enum status st = OK;
     const struct manifest *man = g->cfg.part.man;
     bool dense = false;
+    const bool turns = d->prompt.kind == GEN_TURNS && man->generate.turn != MAN_TURN_STREAM;
     for (int i = 0; i < g->n_setting; i++) {
-        dense = dense || man->settings[i].prefill == MAN_PREFILL_DENSE;
+        dense = dense || turns || man->settings[i].prefill == MAN_PREFILL_DENSE;
     }
     if (dense) TRY(doc_reader_fill(&g->reader, SIZE_MAX, e));
     if (d->d->failure.code != OK) goto done;
     for (int i = 0; i < g->n_setting; i++) {
         struct gen_track *t = &d->tracks[i];
-        if (man->settings[i].prefill == MAN_PREFILL_DENSE) {
-            t->rule.n_prefill = (int64_t)g->reader.n_queue;
-        }
         gen_set_how(g, d, t);
+        const int64_t n = (int64_t)g->reader.n_queue;
+        if (man->settings[i].prefill == MAN_PREFILL_DENSE) t->rule.n_prefill = n;
+        if (turns && n > 0) {
+            struct err why = {.code = OK};
+            if (gen_turn_rule(g, t, 0, n, &t->rule, &why) != OK) {
+                TRY(gen_fail(g, d, &why, e));
+                goto done;
+            }
+        }
         TRY(cache_open(&t->cache, g->cfg.part.mo, &t->rule, e));
         TRY(stream_past_open(&t->past, g->cfg.part.mo, &t->how, e));
     }

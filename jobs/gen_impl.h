@@ -30,9 +30,10 @@ struct gen_tops {
 
 /* A document under one setting. */
 struct gen_track {
-    struct vis_rule rule;
-    struct cache *cache;      /* owned: until it has entered */
-    struct stream_past *past; /* owned: until it has entered */
+    const struct vis_rule *base; /* borrowed: the setting's */
+    struct vis_rule rule;        /* what holds now */
+    struct cache *cache;         /* owned: until it has entered */
+    struct stream_past *past;    /* owned: until it has entered */
     struct stream_how how;
     int slot; /* of the stream engine; -1: none */
     bool done;
@@ -146,6 +147,11 @@ enum status gen_read_chunk(struct generator *g, const struct gen_chunk *c, struc
 
 /* Opens documents and runs their prompts while there are free streams. */
 enum status gen_admit(struct generator *g, struct err *e) WARN_UNUSED;
+
+/* The rule of a turn whose prompt is n tokens and begins at `pos`, as generate.turn says: from t->rule.
+ * Errors: E_ARG (no room for prompt and answer). */
+enum status gen_turn_rule(const struct generator *g, const struct gen_track *t, int64_t pos,
+                          int64_t n, struct vis_rule *out, struct err *e) WARN_UNUSED;
 
 /* ---- tokens (gen_step.c) ---- */
 

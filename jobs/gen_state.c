@@ -23,7 +23,8 @@ struct saved_doc {
 };
 
 struct saved_track {
-    int64_t n_prefill, turn, n_prompt, n_new, n_turn, n_turn_prompt, n_block;
+    struct vis_rule rule;
+    int64_t turn, n_prompt, n_new, n_turn, n_turn_prompt, n_block;
     struct num_sum sum;
     int32_t finish;
     bool live, done, ended_by_id, answer_over;
@@ -62,7 +63,7 @@ static enum status save_track(struct generator *g, const struct gen_doc *d,
     const bool ids = a->token_ids || a->logprobs >= 0;
     struct saved_track s;
     memset(&s, 0, sizeof s); // padding as well: the same state is the same bytes
-    s.n_prefill = t->rule.n_prefill;
+    s.rule = t->rule;
     s.turn = (int64_t)t->turn;
     s.n_prompt = t->n_prompt;
     s.n_new = t->n_new;
@@ -247,7 +248,7 @@ static enum status restore_track(struct generator *g, struct gen_doc *d, struct 
     if (s.n_new < 0 || s.turn < 0 || (s.live && (size_t)s.turn >= d->prompt.n_turn && s.turn > 0)) {
         FAIL(e, E_FORMAT, "its position makes no sense");
     }
-    t->rule.n_prefill = s.n_prefill;
+    t->rule = s.rule;
     t->turn = (size_t)s.turn;
     t->n_prompt = s.n_prompt;
     t->n_new = s.n_new;

@@ -135,10 +135,12 @@ static enum status begin_turn(struct generator *g, struct gen_doc *d, struct gen
     t->finish = GEN_UNFINISHED;
     gen_set_how(g, d, t);
     const int64_t n = (int64_t)(ids.n / sizeof(int32_t));
-    if (st == OK) {
-        st =
-            stream_turn(g->stream, t->slot, &t->how, (const int32_t *)(const void *)ids.s, n, &why);
-    }
+    struct vis_rule rule = t->rule;
+    if (st == OK) st = gen_turn_rule(g, t, stream_pos(g->stream, t->slot), n, &rule, &why);
+    if (st == OK) st = stream_rule(g->stream, t->slot, &rule, &why);
+    if (st == OK) t->rule = rule;
+    const int32_t *list = (const int32_t *)(const void *)ids.s;
+    if (st == OK) st = stream_turn(g->stream, t->slot, &t->how, list, n, &why);
     if (st != OK) st = gen_fail(g, d, &why, e);
     t->n_prompt += n;
     t->n_turn_prompt = n;
@@ -172,6 +174,14 @@ done:
 
 /* ---- a step ---- */
 
+// The turn's prompt is through: from now on tokens come one at a time.
+static enum status end_chunk(struct generator *g, struct gen_track *t, struct err *e) {
+    if (g->cfg.part.man->generate.turn != MAN_TURN_CHUNK || t->rule.n_chunk == 1) return OK;
+    t->rule.n_chunk = 1;
+    t->rule.n_prefill = 0;
+    return stream_rule(g->stream, t->slot, &t->rule, e);
+}
+
 static enum status add_token(struct generator *g, struct gen_doc *d, struct gen_track *t,
                              const struct stream_event *ev, struct err *e) {
     enum status st = OK;
@@ -180,6 +190,7 @@ static enum status add_token(struct generator *g, struct gen_doc *d, struct gen_
     const struct gen_stops stops = {a->stop, a->n_stop};
     const bool ends = ev->end == STREAM_EOS || ev->end == STREAM_STOP;
     bool stopped = false;
+    if (t->n_turn == 0) TRY(end_chunk(g, t, e));
     if (!t->answer_over && t->n_new == MAN_ROW_TOKENS) leave_row(t);
     if (!t->answer_over) TRY(keep_for_row(g, t, a, ev, e));
     TRY(keep_in_block(g, t, ev->id, x, e));

@@ -139,6 +139,9 @@ def only_program(manifest):
     """What ONLY_PROGRAM is about."""
     generate = manifest.get("generate")
     if isinstance(generate, dict):
+        template = generate.get("template")
+        if isinstance(template, str) and template not in ("", "auto") and "\0" not in template:
+            return True  # which names there are, the schema does not say
         most = generate.get("max_new_tokens", generate.get("max_tokens"))
         least = generate.get("min_new_tokens")
         if all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in (most, least)) and least > most:

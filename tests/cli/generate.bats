@@ -212,6 +212,74 @@ JSONL
     expect 64 "$BASIN" cat base --format yaml
 }
 
+# tokens TEXT: its ids, without BOS.
+tokens() { jq -nc --arg t "$1" '{id: "x", text: $t}' > text.jsonl; "$BASIN" tokenize "$MODEL" text.jsonl --no-special | jq -c .token_ids; }
+# score IDS CACHE: log-probabilities of all tokens, by the span engine.
+score() {
+    jq -nc --argjson i "$1" '{ids: $i}' > scored.jsonl
+    rm -rf out-scored
+    jq -nc --arg m "$MODEL" --argjson c "$2" '{version: 1, job: "score", model: $m, cache: $c, score: {tokens: true},
+        input: {path: "scored.jsonl", ids_key: "ids"}, output: {path: "out-scored"}, compute: {dtype: "f32"}}' > scored.json
+    "$BASIN" run scored.json --quiet
+    "$BASIN" cat out-scored --tokens | jq -c .logprobs
+}
+
+@test "turns: what a token sees is what the rule of generate.turn says" {
+    printf '%s\n' '{"id": "t", "messages": ["Anne Elliot was there with her father and Sir Walter.", "And then what did he say?"]}' \
+        '{"id": "long", "messages": ["Hi", "'"$(yes word | head -n 40 | tr '\n' ' ')"'"]}' > turns.jsonl
+    local turn first second n_first n p got
+    first=$(tokens $'Anne Elliot was there with her father and Sir Walter.\n\n')
+    second=$(tokens $'\n\nAnd then what did he say?\n\n')
+    n_first=$(jq length <<< "$first")
+    n=$(($(jq length <<< "$second") + 1)) # the answer's last token goes in front
+    for turn in stream chunk room; do
+        job $turn '"turns.jsonl"' '{"max_new_tokens": 12, "template": "plain", "add_bos": false, "ignore_eos": true,
+            "token_ids": true, "logprobs": true, "turn": "'$turn'", "min_new_tokens": 12}'
+        "$BASIN" run $turn.json --quiet --set cache.window_tokens=30 --set compute.dtype=f32 || [[ $turn == room ]]
+        "$BASIN" cat out-$turn --id t > row
+        p=$((n_first + 11)) # where the second turn begins
+        case $turn in
+        stream) cache='{"window_tokens": 30}' ;;
+        chunk) cache='{"window_tokens": 30, "prefill": "dense", "prefill_tokens": '$p', "chunk_tokens": '$n'}' ;;
+        room) cache='{"window_tokens": '$((30 - n - 12))', "prefill": "dense", "prefill_tokens": '$p', "chunk_tokens": '$((n + 12))'}' ;;
+        esac
+        score "$(jq -c --argjson a "$first" --argjson b "$second" '$a + .token_ids[:12] + $b + .token_ids[12:]' row)" "$cache" > want
+        # Of a chunk's answer the first token is the chunk's own; the others come one at a time.
+        k=$([[ $turn == chunk ]] && echo 1 || echo 12)
+        got=$(jq -c --slurpfile w want --argjson k $k --argjson f $((n_first + 12 + n - 1)) \
+            '[.logprobs[12:12 + $k], $w[0][$f:$f + $k]] | transpose | map(.[0] - .[1] | fabs) | max' row)
+        [[ $(jq -n "$got < 1e-4") == true ]] || { echo "$turn: $got"; false; }
+    done
+    # The three are not the same, and a turn without room fails alone.
+    [[ $(cat <("$BASIN" cat out-stream --id t) <("$BASIN" cat out-chunk --id t) <("$BASIN" cat out-room --id t) |
+        jq -s 'map(.sum_logprob) | unique | length') -eq 3 ]]
+    [[ $("$BASIN" cat out-room | jq -r .id) == t ]]
+    expect 0 "$BASIN" status out-room --failed
+    shows "turn 1: prompt and answer may take"
+}
+
+@test "turns: the same bytes in any company and after kills" {
+    for i in $(seq 12); do
+        jq -nc --arg i $i '{id: $i, messages: ["Captain \($i)", "He said \($i)", "that", "\($i) was"]}'
+    done > many.jsonl
+    for turn in chunk room; do
+        job many '"many.jsonl"' '{"max_new_tokens": 30, "template": "plain", "turn": "'$turn'", "temperature": 0.7, "seed": 3}'
+        "$BASIN" run many.json --set cache.window_tokens=70 --out many-$turn-1 --set generate.streams=1 --quiet
+        "$BASIN" run many.json --set cache.window_tokens=70 --out many-$turn-8 --set generate.streams=8 --quiet
+        diff <(published many-$turn-1) <(published many-$turn-8)
+        for k in 1 2 3; do
+            "$BASIN" run many.json --set cache.window_tokens=70 --out many-$turn-k --checkpoint-seconds 0.01 --quiet &
+            pid=$!
+            for i in $(seq 200); do [[ -s $(echo many-$turn-k/.basin/work/*/*/commits) ]] && break; sleep 0.01; done
+            sleep 0.0$k
+            kill -9 $pid 2> /dev/null || true
+            wait $pid 2> /dev/null || true
+        done
+        "$BASIN" run many.json --set cache.window_tokens=70 --out many-$turn-k --quiet
+        diff <(published many-$turn-1) <(published many-$turn-k)
+    done
+}
+
 @test "a chat without a template that is known fails by name, alone" {
     printf '%s\n' '{"id": "m", "messages": [{"role": "user", "content": "Hi"}]}' '{"id": "t", "text": "Hi"}' > two.jsonl
     job auto '"two.jsonl"' '{"max_new_tokens": 3}'
