@@ -235,13 +235,13 @@ score() {
     for turn in stream chunk room; do
         job $turn '"turns.jsonl"' '{"max_new_tokens": 12, "template": "plain", "add_bos": false, "ignore_eos": true,
             "token_ids": true, "logprobs": true, "turn": "'$turn'", "min_new_tokens": 12}'
-        "$BASIN" run $turn.json --quiet --set cache.window_tokens=30 --set compute.dtype=f32 || [[ $turn == room ]]
+        "$BASIN" run $turn.json --quiet --set cache.window_tokens=34 --set compute.dtype=f32 || [[ $turn == room ]]
         "$BASIN" cat out-$turn --id t > row
         p=$((n_first + 11)) # where the second turn begins
         case $turn in
-        stream) cache='{"window_tokens": 30}' ;;
-        chunk) cache='{"window_tokens": 30, "prefill": "dense", "prefill_tokens": '$p', "chunk_tokens": '$n'}' ;;
-        room) cache='{"window_tokens": '$((30 - n - 12))', "prefill": "dense", "prefill_tokens": '$p', "chunk_tokens": '$((n + 12))'}' ;;
+        stream) cache='{"window_tokens": 34}' ;;
+        chunk) cache='{"window_tokens": 34, "prefill": "dense", "prefill_tokens": '$p', "chunk_tokens": '$n'}' ;;
+        room) cache='{"window_tokens": '$((34 - n - 12))', "prefill": "dense", "prefill_tokens": '$p', "chunk_tokens": '$((n + 12))'}' ;;
         esac
         score "$(jq -c --argjson a "$first" --argjson b "$second" '$a + .token_ids[:12] + $b + .token_ids[12:]' row)" "$cache" > want
         # Of a chunk's answer the first token is the chunk's own; the others come one at a time.
