@@ -1,5 +1,6 @@
 #include "jobs/gen.h"
 
+#include "base/clock.h"
 #include "base/hash.h"
 #include "base/mem.h"
 #include "jobs/gen_impl.h"
@@ -7,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MOST_STREAMS = 64 };
+enum { MOST_STREAMS = 64, SHOW_NS = 50 * 1000 * 1000 };
 
 const char *gen_finish_name(enum gen_finish f) {
     static const char *const names[] = {"error", "stop", "length"};
@@ -411,6 +412,18 @@ static int64_t bytes_read(const struct generator *g) {
     return part_feed_bytes(&g->feed, g->reader.doc, g->reader.text_pos);
 }
 
+// Not after every token: a part may have many files to count.
+static void tell(struct generator *g) {
+    const struct part_config *c = &g->cfg.part;
+    const int64_t now = clock_ns();
+    if (now - g->shown_ns < SHOW_NS && (!g->end || g->n_doc > 0)) return;
+    g->shown_ns = now;
+    g->totals.part_bytes = bytes_read(g);
+    if (c->progress != NULL) {
+        c->progress(c->ctx, &g->totals, g->n_doc > 0 ? g->docs[0]->d->source : NULL);
+    }
+}
+
 static enum status one_round(struct generator *g, struct err *e) {
     enum status st = OK;
     const struct part_config *c = &g->cfg.part;
@@ -421,10 +434,7 @@ static enum status one_round(struct generator *g, struct err *e) {
     if (st == E_CANCEL) return stop_here(g, e);
     if (st != OK) FAIL(e, st, "%s", why.msg);
     TRY(emit(g, e));
-    g->totals.part_bytes = bytes_read(g);
-    if (c->progress != NULL) {
-        c->progress(c->ctx, &g->totals, g->n_doc > 0 ? g->docs[0]->d->source : NULL);
-    }
+    tell(g);
     TRY(commit_if_due(g, e));
 done:
     return st;

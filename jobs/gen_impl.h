@@ -121,6 +121,7 @@ struct generator {
 
     struct ledger_mark mark;
     struct part_clock clock;
+    int64_t shown_ns; /* when progress was last told */
 };
 
 const struct gen_ask *gen_ask_of(const struct generator *g, const struct gen_doc *d);
