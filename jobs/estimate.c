@@ -175,7 +175,7 @@ static enum status estimate_answers(const struct session *s, double documents,
     est->seconds += most * seconds_per_token;
     est->stream_bytes = session_stream_bytes(s, s->n_stream, PROMPT_TOKENS + max_new);
     const int64_t weights = stream_weights_bytes(s->model, s->compute == DT_BF16 ? 2 : 4);
-    // Its prompts' caches come and go; a checkpoint is in memory once while it is written.
+    // Its prompts' caches come and go; a checkpoint is in memory once more while a run takes it up.
     est->memory_bytes += est->stream_bytes + weights + est->stream_bytes;
     est->weights_bytes += weights;
 done:

@@ -353,14 +353,12 @@ done:
 
 static enum status commit(struct generator *g, bool with_state, struct err *e) {
     enum status st = OK;
-    struct sbuf state;
-    sbuf_init(&state);
     TRY(locate(g, e));
-    if (with_state && gen_n_begun(g) > 0) TRY(gen_save(g, &state, e));
-    TRY(g->out->commit(g->out->ctx, &g->mark, state.s, state.n, e));
-    part_committed(&g->clock, &g->mark, state.n > 0 || g->n_doc == 0);
+    const bool saves = with_state && gen_n_begun(g) > 0;
+    if (saves) TRY(gen_save(g, e));
+    TRY(g->out->commit(g->out->ctx, &g->mark, NULL, saves ? LEDGER_STATE_PUT : 0, e));
+    part_committed(&g->clock, &g->mark, saves || g->n_doc == 0);
 done:
-    sbuf_fini(&state);
     return st;
 }
 
@@ -441,12 +439,13 @@ done:
 }
 
 enum status gen_part(struct generator *g, const struct plan *plan, const struct plan_part *part,
-                     const struct part_out *out, struct ledger_mark *mark, const struct sbuf *state,
+                     const struct part_out *out, struct ledger_mark *mark, struct sbuf *state,
                      struct err *e) {
     enum status st = OK;
     g->out = out;
     part_feed_begin(&g->feed, plan, part, mark);
     TRY(begin(g, mark, state, e));
+    if (state != NULL) sbuf_fini(state); // as large as all caches together
     g->totals.part_bytes = g->totals.part_begun = bytes_read(g);
     // A place that others see from the first token on: who follows looks for a commit.
     if (g->n_doc == 0) TRY(commit(g, false, e));

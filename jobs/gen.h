@@ -28,7 +28,7 @@ const struct part_totals *gen_totals(const struct generator *g);
 
 /* As score_part(). */
 enum status gen_part(struct generator *g, const struct plan *plan, const struct plan_part *part,
-                     const struct part_out *out, struct ledger_mark *mark, const struct sbuf *state,
+                     const struct part_out *out, struct ledger_mark *mark, struct sbuf *state,
                      struct err *e) WARN_UNUSED;
 
 /* Streams that a job runs at once where its manifest does not say: as many as fit into half of the

@@ -171,7 +171,8 @@ void gen_print_turn(const struct gen_track *t, struct sbuf *out);
 
 /* ---- checkpoints (gen_state.c) ---- */
 
-enum status gen_save(struct generator *g, struct sbuf *out, struct err *e) WARN_UNUSED;
+/* To g->out, in pieces: no more than one stream's is in memory. */
+enum status gen_save(struct generator *g, struct err *e) WARN_UNUSED;
 /* Opens the documents again and puts their streams back. E_FORMAT with what differs; the generator's
  * documents are the caller's to drop then. */
 enum status gen_restore(struct generator *g, const struct sbuf *state, struct err *e) WARN_UNUSED;

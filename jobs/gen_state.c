@@ -15,8 +15,10 @@
 
 #include <string.h>
 
+enum { PIECE_BYTES = 1 << 20 };
+
 struct saved_doc {
-    int64_t offset, n_tok, n_failure;
+    int64_t offset, n_tok;
     int32_t slice, code, n_flushed;
     bool bos, is_ids;
     char text_hash[HASH_TEXT];
@@ -101,35 +103,52 @@ done:
     return st;
 }
 
-enum status gen_save(struct generator *g, struct sbuf *out, struct err *e) {
+static enum status flush(struct generator *g, struct sbuf *out, struct err *e) {
+    enum status st = OK;
+    TRY(sbuf_status(out, e));
+    TRY(g->out->put_state(g->out->ctx, out->s, out->n, e));
+    sbuf_clear(out);
+done:
+    return st;
+}
+
+static void save_doc(const struct doc *d, int n_flushed, struct sbuf *out) {
+    struct saved_doc s;
+    memset(&s, 0, sizeof s);
+    s.offset = d->offset;
+    s.n_tok = d->n_tok;
+    s.slice = d->slice;
+    s.code = (int32_t)d->failure.code;
+    s.n_flushed = n_flushed;
+    s.bos = d->bos;
+    s.is_ids = d->is_ids;
+    memcpy(s.text_hash, d->text_hash, sizeof s.text_hash);
+    put(out, &s, sizeof s);
+    put(out, d->failure.msg, strlen(d->failure.msg));
+}
+
+enum status gen_save(struct generator *g, struct err *e) {
     enum status st = OK;
     const int64_t n_doc = gen_n_begun(g);
-    struct sbuf head;
+    struct sbuf head, out;
     sbuf_init(&head);
+    sbuf_init(&out);
     print_head(g, &head);
     TRY(sbuf_status(&head, e));
-    put(out, head.s, head.n);
-    sbuf_add(out, &n_doc, sizeof n_doc);
+    put(&out, head.s, head.n);
+    sbuf_add(&out, &n_doc, sizeof n_doc);
     for (int64_t i = 0; i < n_doc; i++) {
         const struct gen_doc *d = g->docs[i];
-        struct saved_doc s;
-        memset(&s, 0, sizeof s);
-        s.offset = d->d->offset;
-        s.n_tok = d->d->n_tok;
-        s.slice = d->d->slice;
-        s.code = (int32_t)d->d->failure.code;
-        s.n_failure = (int64_t)strlen(d->d->failure.msg);
-        s.n_flushed = d->n_flushed;
-        s.bos = d->d->bos;
-        s.is_ids = d->d->is_ids;
-        memcpy(s.text_hash, d->d->text_hash, sizeof s.text_hash);
-        put(out, &s, sizeof s);
-        put(out, d->d->failure.msg, strlen(d->d->failure.msg));
-        for (int k = 0; k < g->n_setting; k++) TRY(save_track(g, d, &d->tracks[k], out, e));
+        save_doc(d->d, d->n_flushed, &out);
+        for (int k = 0; k < g->n_setting; k++) {
+            TRY(save_track(g, d, &d->tracks[k], &out, e));
+            if (out.n >= PIECE_BYTES) TRY(flush(g, &out, e));
+        }
     }
-    TRY(sbuf_status(out, e));
+    TRY(flush(g, &out, e));
 done:
     sbuf_fini(&head);
+    sbuf_fini(&out);
     return st;
 }
 

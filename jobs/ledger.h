@@ -138,6 +138,12 @@ enum status ledger_unspool(struct ledger_part *p, int64_t at, size_t n, struct s
 /* Bytes of finished lines that a kill would lose now. */
 int64_t ledger_uncommitted(const struct ledger_part *p);
 
+/* Bytes of a mid-document checkpoint in pieces, where it is too large to lie in memory: the next commit
+ * takes them, with n_state LEDGER_STATE_PUT. Errors: E_IO, E_NOMEM; the pieces so far are gone then. */
+#define LEDGER_STATE_PUT SIZE_MAX
+enum status ledger_put_state(struct ledger_part *p, const char *bytes, size_t n,
+                             struct err *e) WARN_UNUSED;
+
 /* Makes everything added so far survive a kill. state: bytes of a mid-document checkpoint, n_state
  * 0: none, then lines of the document in progress do not count. Errors: E_IO, E_NOMEM; the commit
  * before stands then. */

@@ -84,8 +84,21 @@ bool ledger_has_results(const char *dir, int part, int n_part); /* done, as read
 /* ---- commits and states (ledger_commit.c) ---- */
 
 void ledger_print_point(const struct ledger_point *p, struct sbuf *line);
-enum status ledger_write_state(const char *path, const char *bytes, size_t n, char hash[HASH_TEXT],
-                               struct err *e) WARN_UNUSED;
+
+/* A state file while it is written; zeroed is none. After an error it is closed. */
+struct ledger_state {
+    bool open;
+    int fd;
+    size_t n;          /* bytes of the payload so far */
+    struct hash *hash; /* owned: of them */
+};
+enum status ledger_state_open(struct ledger_state *s, const char *path, struct err *e) WARN_UNUSED;
+enum status ledger_state_add(struct ledger_state *s, const char *path, const char *bytes, size_t n,
+                             struct err *e) WARN_UNUSED;
+/* Synced and closed. */
+enum status ledger_state_end(struct ledger_state *s, const char *path, char hash[HASH_TEXT],
+                             struct err *e) WARN_UNUSED;
+void ledger_state_close(struct ledger_state *s);
 /* Errors: E_NOINPUT, E_FORMAT, E_IO, E_NOMEM. */
 enum status ledger_read_state(const char *path, const char *hash, struct sbuf *out,
                               struct err *e) WARN_UNUSED;
@@ -164,11 +177,12 @@ struct ledger_part {
     struct file_append *commits; /* owned */
     struct file_append *spool;   /* owned; NULL until something is put there */
     bool spool_unsynced;
-    bool committed;   /* `commits` may hold something */
-    int next_slot;    /* for the next state: never the one that the last commit names */
-    bool broken;      /* a sync failed: what the disk holds is not known any more */
-    bool published;   /* the own directory is of no more use */
-    struct sbuf path; /* scratch */
+    struct ledger_state state; /* of the next commit, when it comes in pieces */
+    bool committed;            /* `commits` may hold something */
+    int next_slot;             /* for the next state: never the one that the last commit names */
+    bool broken;               /* a sync failed: what the disk holds is not known any more */
+    bool published;            /* the own directory is of no more use */
+    struct sbuf path;          /* scratch */
 };
 
 /* Path of a file in the own directory, borrowed until the next call. */

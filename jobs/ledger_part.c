@@ -226,6 +226,7 @@ void ledger_part_close(struct ledger_part *p) {
     }
     file_append_close(p->commits);
     file_append_close(p->spool);
+    ledger_state_close(&p->state);
     file_unlock(p->alive); // before the removal: network file systems keep what is still open
     if (p->attempt != NULL && (p->published || !p->committed)) {
         forget_tree(ledger_own_path(p, NULL));
@@ -406,8 +407,24 @@ static enum status save_state(struct ledger_part *p, struct ledger_point *pt, co
     hash_text(g->hash, pt->open.hash);
     if (p->spool != NULL) pt->spool_bytes = file_append_bytes(p->spool);
     const char *path = ledger_own_path(p, ledger_state_names[pt->slot]);
-    TRY(ledger_write_state(path, state, n, pt->state_hash, e));
+    if (n != LEDGER_STATE_PUT) {
+        ledger_state_close(&p->state); // pieces that no commit took
+        TRY(ledger_state_open(&p->state, path, e));
+        TRY(ledger_state_add(&p->state, path, state, n, e));
+    } else if (!p->state.open) {
+        FAIL(e, E_BUG, "a commit without the state it says it has");
+    }
+    TRY(ledger_state_end(&p->state, path, pt->state_hash, e));
     TRY(file_sync_dir(ledger_own_path(p, NULL), e));
+done:
+    return st;
+}
+
+enum status ledger_put_state(struct ledger_part *p, const char *bytes, size_t n, struct err *e) {
+    enum status st = OK;
+    const char *path = ledger_own_path(p, ledger_state_names[p->next_slot]);
+    if (!p->state.open) TRY(ledger_state_open(&p->state, path, e));
+    TRY(ledger_state_add(&p->state, path, bytes, n, e));
 done:
     return st;
 }

@@ -25,6 +25,8 @@ struct part_out {
     enum status (*spool)(void *ctx, const char *bytes, size_t n, int64_t *at, struct err *e);
     enum status (*unspool)(void *ctx, int64_t at, size_t n, struct sbuf *out, struct err *e);
     int64_t (*uncommitted)(void *ctx);
+    /* See ledger_put_state() and ledger_commit(). */
+    enum status (*put_state)(void *ctx, const char *bytes, size_t n, struct err *e);
     enum status (*commit)(void *ctx, const struct ledger_mark *m, const char *state, size_t n_state,
                           struct err *e);
 };

@@ -97,6 +97,10 @@ static enum status out_unspool(void *ctx, int64_t at, size_t n, struct sbuf *out
     return ledger_unspool(((struct run *)ctx)->part, at, n, out, e);
 }
 
+static enum status out_put_state(void *ctx, const char *bytes, size_t n, struct err *e) {
+    return ledger_put_state(((struct run *)ctx)->part, bytes, n, e);
+}
+
 static int64_t out_uncommitted(void *ctx) {
     return ledger_uncommitted(((struct run *)ctx)->part);
 }
@@ -111,7 +115,7 @@ static enum status out_commit(void *ctx, const struct ledger_mark *m, const char
 /* ---- parts ---- */
 
 static enum status compute_and_publish(struct run *r, int part, struct ledger_mark *mark,
-                                       const struct sbuf *state, struct err *e) {
+                                       struct sbuf *state, struct err *e) {
     enum status st = OK;
     const struct part_out out = {.ctx = r,
                                  .add = out_add,
@@ -121,6 +125,7 @@ static enum status compute_and_publish(struct run *r, int part, struct ledger_ma
                                  .spool = out_spool,
                                  .unspool = out_unspool,
                                  .uncommitted = out_uncommitted,
+                                 .put_state = out_put_state,
                                  .commit = out_commit};
     TRY(work_part(&r->work, r->session.plan, part, &out, mark, state, e));
     TRY(ledger_publish(r->part, mark, e));

@@ -79,6 +79,11 @@ static int64_t direct_uncommitted(void *ctx) {
     return 0;
 }
 
+static enum status direct_put_state(void *ctx, const char *bytes, size_t n, struct err *e) {
+    (void)ctx, (void)bytes, (void)n, (void)e;
+    return OK;
+}
+
 static enum status direct_commit(void *ctx, const struct ledger_mark *m, const char *state,
                                  size_t n, struct err *e) {
     (void)ctx, (void)m, (void)state, (void)n, (void)e;
@@ -97,6 +102,7 @@ static enum status direct_all(struct run *r, const char *tmp_dir, const struct r
                                  .spool = direct_spool,
                                  .unspool = direct_unspool,
                                  .uncommitted = direct_uncommitted,
+                                 .put_state = direct_put_state,
                                  .commit = direct_commit};
     TRY(session_start(&r->session, e));
     TRY(session_spool_stdin(&r->session, tmp_dir, e));

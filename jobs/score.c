@@ -391,13 +391,14 @@ done:
 }
 
 enum status score_part(struct scorer *s, const struct plan *plan, const struct plan_part *part,
-                       const struct part_out *out, struct ledger_mark *mark,
-                       const struct sbuf *state, struct err *e) {
+                       const struct part_out *out, struct ledger_mark *mark, struct sbuf *state,
+                       struct err *e) {
     enum status st = OK;
     bool end = false;
     s->out = out;
     part_feed_begin(&s->feed, plan, part, mark);
     TRY(begin(s, mark, state, e));
+    if (state != NULL) sbuf_fini(state);
     s->totals.part_bytes = s->totals.part_begun = bytes_read(s);
     while (!end || s->n_doc > 0) {
         if (s->cfg.stop.asked != NULL && s->cfg.stop.asked(s->cfg.stop.ctx)) TRY(stop_here(s, e));

@@ -31,7 +31,7 @@ const struct part_totals *work_totals(const struct work *w) {
 }
 
 enum status work_part(struct work *w, const struct plan *plan, int part, const struct part_out *out,
-                      struct ledger_mark *mark, const struct sbuf *state, struct err *e) {
+                      struct ledger_mark *mark, struct sbuf *state, struct err *e) {
     const struct plan_part *p = &plan->parts[part];
     if (w->generator != NULL) return gen_part(w->generator, plan, p, out, mark, state, e);
     return score_part(w->scorer, plan, p, out, mark, state, e);

@@ -18,7 +18,6 @@ void work_close(struct work *w);
 const struct part_totals *work_totals(const struct work *w);
 /* As score_part(). */
 enum status work_part(struct work *w, const struct plan *plan, int part, const struct part_out *out,
-                      struct ledger_mark *mark, const struct sbuf *state,
-                      struct err *e) WARN_UNUSED;
+                      struct ledger_mark *mark, struct sbuf *state, struct err *e) WARN_UNUSED;
 
 #endif
