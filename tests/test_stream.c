@@ -397,6 +397,47 @@ static void test_contrastive_by_hand(void **state) {
     gen_rig_close(&r);
 }
 
+/* ---- penalties, from the whole history ---- */
+
+static void test_penalties_by_hand(void **state) {
+    (void)state;
+    enum { N = 40, PROMPT = 12 };
+    static struct gen_doc d;
+    static struct seen_all now;
+    int32_t ids[64];
+    read_text();
+    struct gen_rig r;
+    gen_fixture(&r, "llama", -1, 1, DT_F32);
+    const struct vis_rule sink = {.n_sink = 4, .n_win = 8, .n_chunk = 1};
+    gen_doc_init(&d, &sink, text, PROMPT, N);
+    const struct samp_params *p = &d.how.samp;
+    d.how.samp.repetition_penalty = 1.1;
+    d.how.samp.presence_penalty = 0.4;
+    d.how.samp.frequency_penalty = -1.5; // what has been said comes again, and again
+    gen_run(&r, &d);
+    int again = 0;
+    memcpy(ids, text, PROMPT * sizeof *ids);
+    for (int n = PROMPT; n < PROMPT + N; n++) {
+        run_all(&r, &sink, ids, n, &now);
+        int32_t best = 0;
+        for (int v = 0; v < 256; v++) {
+            int in_all = 0, in_output = 0;
+            for (int i = 0; i < n; i++) in_all += ids[i] == v;
+            for (int i = PROMPT; i < n; i++) in_output += ids[i] == v;
+            double *l = &now.logits[v];
+            if (in_all > 0) *l = *l > 0 ? *l / p->repetition_penalty : *l * p->repetition_penalty;
+            if (in_output > 0) *l -= p->presence_penalty;
+            *l -= p->frequency_penalty * in_output;
+            if (*l > now.logits[best]) best = v;
+            if (v == d.ids[n - PROMPT]) again += in_output;
+        }
+        assert_int_equal(d.ids[n - PROMPT], best);
+        ids[n] = best;
+    }
+    assert_true(again > N); // the counts have mattered
+    gen_rig_close(&r);
+}
+
 /* ---- a real model ---- */
 
 static void test_smollm2(void **state) {
@@ -424,6 +465,7 @@ int main(void) {
         cmocka_unit_test(test_every_rule),
         cmocka_unit_test(test_chat),
         cmocka_unit_test(test_contrastive_by_hand),
+        cmocka_unit_test(test_penalties_by_hand),
         cmocka_unit_test(test_smollm2),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
