@@ -13,7 +13,9 @@ static bool has_room(const struct generator *g, int n_promised) {
     for (int i = 0; i < g->n_doc; i++) {
         for (int k = 0; k < g->n_setting; k++) {
             const struct gen_track *t = &g->docs[i]->tracks[k];
-            held += t->held.n + t->answer.n + t->turns.n;
+            const size_t lists =
+                t->cap_ids * 4 + t->cap_logp * 8 + t->tops.cap_ids * 4 + t->tops.cap_logp * 8;
+            held += t->held.n + t->answer.n + t->turns.n + lists;
         }
     }
     return held < GEN_HELD_BYTES;

@@ -50,7 +50,7 @@ static void leave_row(struct gen_track *t) {
     mem_free(t->tops.logp);
     t->ids = NULL;
     t->logp = NULL;
-    t->tops = (struct gen_tops){NULL};
+    t->tops = (struct gen_tops){.ids = NULL};
     t->cap_ids = t->cap_logp = 0;
 }
 
