@@ -291,6 +291,34 @@ score() {
     says 'template: "chatlm" is not a template this program knows; did you mean "chatml"?'
 }
 
+@test "what the model's own files say: template, sampling, ends" {
+    cp -r "$MODEL" own
+    jq '.chat_template = "{{ \u0027<|im_start|>\u0027 + m.role }}<|im_end|>"' "$MODEL/tokenizer_config.json" > own/tokenizer_config.json
+    printf '%s\n' '{"id": "m", "messages": [{"role": "user", "content": "Hi"}]}' > hi.jsonl
+    job own '"hi.jsonl"' '{"max_new_tokens": 8}'
+    expect 0 "$BASIN" run own.json --set model="$PWD/own" --quiet
+    expect 0 "$BASIN" cat out-own
+    holds '.template == "chatml" and .temperature == 0'
+    expect 66 "$BASIN" run own.json --set model="$PWD/own" --set generate.use_generation_config=true --out own-none
+    says "generation_config.json"
+    id=$("$BASIN" cat out-own --fields text > /dev/null; "$BASIN" run own.json --set model="$PWD/own" --set generate.token_ids=true \
+        --out own-ids --quiet; "$BASIN" cat own-ids | jq '.token_ids[2]')
+    printf '{"do_sample": false, "temperature": 0.3, "eos_token_id": [%s, 7]}' "$id" > own/generation_config.json
+    expect 0 "$BASIN" run own.json --set model="$PWD/own" --set generate.use_generation_config=true --out own-eos --quiet
+    expect 0 "$BASIN" cat own-eos
+    holds '.temperature == 0 and .finish_reason == "stop" and .completion_tokens <= 3'
+    printf '{"do_sample": true, "temperature": 0.3, "top_p": 0.5, "top_k": 9}' > own/generation_config.json
+    # It has become another job, and says in what.
+    expect 73 "$BASIN" run own.json --set model="$PWD/own" --set generate.use_generation_config=true --out own-eos
+    says "sampling"
+    expect 0 "$BASIN" run own.json --set model="$PWD/own" --set generate.use_generation_config=true --set generate.top_k=4 --out own-drawn --quiet
+    expect 0 "$BASIN" cat own-drawn
+    holds '.temperature == 0.3 and .top_p == 0.5 and .top_k == 4'
+    printf '{"do_sample": true, "top_p": 7}' > own/generation_config.json
+    expect 65 "$BASIN" run own.json --set model="$PWD/own" --set generate.use_generation_config=true --out own-bad
+    says "top_p"
+}
+
 @test "bad prompts and bad requests are named; others unharmed" {
     printf '%s\n' '{"id": "none", "text": ""}' '{"id": "good", "text": "Anne"}' '{"id": "bad", "text": "\ud800"}' > bad.jsonl
     job bad '"bad.jsonl"' '{"max_new_tokens": 4, "add_bos": false}'
