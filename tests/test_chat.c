@@ -1,4 +1,5 @@
 #include "core/chat.h"
+#include "jobs/gen_ask.h"
 #include "jobs/gen_prompt.h"
 #include "jobs/gen_text.h"
 
@@ -236,6 +237,76 @@ static void test_prompts(void **state) {
     }
 }
 
+/* ---- what a body asks for ---- */
+
+static enum status read_body(struct gen_ask *a, const char *json, struct err *e) {
+    struct json *doc = NULL;
+    struct gen_ask job;
+    memset(&job, 0, sizeof job);
+    stream_how_init(&job.how);
+    job.how.max_new = 100;
+    job.how.n_logprob = 3;
+    job.logprobs = -1;
+    assert_int_equal(json_open_text(&doc, "body", json, strlen(json), e), OK);
+    const enum status st = gen_ask_of_body(a, &job, json_root(doc), 2048, e);
+    json_close(doc);
+    return st;
+}
+
+static void test_bodies(void **state) {
+    (void)state;
+    struct gen_ask a;
+    struct err e = {.code = OK};
+    assert_int_equal(
+        read_body(&a,
+                  "{\"model\":\"m\",\"max_completion_tokens\":7,\"temperature\":0.5,\"top_p\":0.9,"
+                  "\"seed\":4,\"stop\":[\"x\",\"yz\"],\"presence_penalty\":-1,\"top_k\":-1,"
+                  "\"frequency_penalty\":2,\"logit_bias\":{\"5\":-100,\"6\":1.5},\"n\":1,"
+                  "\"logprobs\":true,\"top_logprobs\":2,\"stream\":false,\"user\":null}",
+                  &e),
+        OK);
+    assert_int_equal(a.how.max_new, 7);
+    assert_true(a.how.samp.temperature == 0.5 && a.how.samp.top_p == 0.9);
+    assert_int_equal(a.seed, 4);
+    assert_int_equal(a.n_stop, 2);
+    assert_string_equal(a.stop[1], "yz");
+    assert_true(a.how.samp.presence_penalty == -1 && a.how.samp.frequency_penalty == 2);
+    assert_int_equal(a.how.samp.n_bias, 2);
+    assert_true(a.how.samp.bias[1].id == 6 && a.how.samp.bias[1].add == 1.5);
+    assert_int_equal(a.logprobs, 2);
+    gen_ask_fini(&a);
+    static const struct {
+        const char *json, *message;
+    } wrong[] = {
+        {"{\"temperature\":-0.5}", "body.temperature: -0.5 is out of range"},
+        {"{\"temperature\":\"hot\"}", "body.temperature: must be a number, found string"},
+        {"{\"top_p\":0}", "top_p"},
+        {"{\"top_p\":1.1}", "body.top_p"},
+        {"{\"max_tokens\":101}", "body.max_tokens: 101 is out of range 1..100"},
+        {"{\"max_tokens\":0}", "body.max_tokens"},
+        {"{\"max_tokens\":1.5}", "body.max_tokens: must be an integer, found 1.5"},
+        {"{\"max_tokens\":5,\"min_tokens\":6}", "body.min_tokens: more than max_tokens"},
+        {"{\"stop\":\"\"}", "body.stop: must be 1 to 1024 bytes"},
+        {"{\"stop\":[\"a\",3]}", "body.stop: must be a string"},
+        {"{\"stop\":\"a\\u0000\"}", "body.stop: must be 1 to 1024 bytes without NUL"},
+        {"{\"n\":2}", "body.n"},
+        {"{\"stream\":true}", "body.stream: only false"},
+        {"{\"logit_bias\":{\"2048\":1}}", "body.logit_bias: \"2048\" is not a token id"},
+        {"{\"logit_bias\":{\"7\":101}}", "body.logit_bias"},
+        {"{\"logit_bias\":[7]}", "body.logit_bias: must be an object"},
+        {"{\"logprobs\":4}", "body.logprobs: 4, but the job's generate.logprobs allows 3"},
+        {"{\"tools\":[]}", "body.tools: not a member this program reads"},
+        {"{\"repetition_penalty\":0}", "repetition_penalty"},
+    };
+    for (size_t i = 0; i < COUNTOF(wrong); i++) {
+        struct err why = {.code = OK};
+        const enum status st = read_body(&a, wrong[i].json, &why);
+        if (st != E_FORMAT || strstr(why.msg, wrong[i].message) == NULL) {
+            fail_msg("%s: %s: %s", wrong[i].json, err_name(st), why.msg);
+        }
+    }
+}
+
 /* ---- text as it comes ---- */
 
 // The ids of a text by single bytes where the tokenizer has them, so that every cut occurs.
@@ -299,7 +370,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_render),    cmocka_unit_test(test_names),
         cmocka_unit_test(test_recognise), cmocka_unit_test(test_wrong_chats),
-        cmocka_unit_test(test_prompts),   cmocka_unit_test(test_text),
+        cmocka_unit_test(test_prompts),   cmocka_unit_test(test_bodies),
+        cmocka_unit_test(test_text),
     };
     return cmocka_run_group_tests(tests, open_tok, close_tok);
 }
