@@ -10,8 +10,10 @@
 
 struct options {
     bool tokens, tsv, follow;
-    const char *id, *setting, *fields;
+    const char *id, *setting, *fields, *format;
 };
+
+static const char *const formats[] = {"jsonl", "tsv", "openai", NULL};
 
 #define AT(member) offsetof(struct options, member)
 static const struct cmd_option table[] = {
@@ -38,6 +40,12 @@ static const struct cmd_option table[] = {
      .kind = CMD_FLAG,
      .offset = AT(tsv),
      .help = "tab-separated values with a header instead of JSON lines"},
+    {.name = "format",
+     .value = "NAME",
+     .kind = CMD_WORD,
+     .words = formats,
+     .offset = AT(format),
+     .help = "jsonl (default), tsv, or openai: lines of a batch's output"},
     {.name = "follow",
      .kind = CMD_FLAG,
      .offset = AT(follow),
@@ -87,6 +95,14 @@ static int cat_main(const struct cmd_sub *self, int argc, char **argv) {
         code = cmd_fail(&e, CMD_FROM_OPTIONS);
         goto done;
     }
+    const bool openai = o.format != NULL && strcmp(o.format, "openai") == 0;
+    o.tsv = o.tsv || (o.format != NULL && strcmp(o.format, "tsv") == 0);
+    if (openai && (o.tsv || o.tokens || o.follow || o.fields != NULL)) {
+        code =
+            cmd_args_misuse(&self->args, "--format openai excludes --tokens, --fields, --tsv and "
+                                         "--follow");
+        goto done;
+    }
     const struct report_query q = {
         .stream = o.tokens ? LEDGER_TOKENS : LEDGER_RESULTS,
         .id = o.id,
@@ -94,6 +110,7 @@ static int cat_main(const struct cmd_sub *self, int argc, char **argv) {
         .fields = fields,
         .n_field = n_field,
         .tsv = o.tsv,
+        .openai = openai,
         .follow = o.follow,
         .stop = o.follow ? cmd_signals_asked : NULL,
     };
@@ -118,6 +135,8 @@ const struct cmd_sub cmd_cat = {
                      "exit codes: 64 the job has no setting of that name, 66 no row has that id\n",
             .examples = "  basin cat out/books | jq -c '[.id, .ppl]'\n"
                         "  basin cat out/books --fields id,setting,ppl --tsv > ppl.tsv\n"
+                        "  basin cat out/chats --format openai > answers.jsonl\n"
+                        "  basin cat out/endless --tokens --follow | jq -j .text\n"
                         "  basin cat out/books --tokens --id moby-dick.txt --setting sink\n",
             .options = table,
             .n_option = COUNTOF(table),

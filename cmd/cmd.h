@@ -12,8 +12,9 @@ struct cmd_sub {
     int (*main)(const struct cmd_sub *self, int argc, char **argv);
 };
 
-extern const struct cmd_sub cmd_run, cmd_score, cmd_init, cmd_validate, cmd_plan, cmd_status,
-    cmd_cat, cmd_stats, cmd_verify, cmd_tokenize, cmd_inspect, cmd_bench, cmd_schema, cmd_help;
+extern const struct cmd_sub cmd_run, cmd_score, cmd_generate, cmd_init, cmd_validate, cmd_plan,
+    cmd_status, cmd_cat, cmd_stats, cmd_verify, cmd_tokenize, cmd_inspect, cmd_bench, cmd_schema,
+    cmd_help;
 
 /* cmd/main.c: every subcommand, in the order of `basin help`; ended by NULL. */
 extern const struct cmd_sub *const cmd_subs[];

@@ -11,9 +11,9 @@
 #include <stdlib.h>
 
 const struct cmd_sub *const cmd_subs[] = {
-    &cmd_run,     &cmd_score, &cmd_init,   &cmd_validate, &cmd_plan,
-    &cmd_status,  &cmd_cat,   &cmd_stats,  &cmd_verify,   &cmd_tokenize,
-    &cmd_inspect, &cmd_bench, &cmd_schema, &cmd_help,     NULL,
+    &cmd_run,    &cmd_score,  &cmd_generate, &cmd_init,   &cmd_validate, &cmd_plan,
+    &cmd_status, &cmd_cat,    &cmd_stats,    &cmd_verify, &cmd_tokenize, &cmd_inspect,
+    &cmd_bench,  &cmd_schema, &cmd_help,     NULL,
 };
 
 // Started with a closed descriptor 0, 1 or 2, the next file opened would take its number, and rows

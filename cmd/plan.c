@@ -44,6 +44,12 @@ static void put_json(struct sbuf *b, const struct run_estimate *x, const struct 
     cmd_text_json_int(b, "cache_bytes", x->cache_bytes);
     cmd_text_json_int(b, "span_bytes", x->span_bytes);
     cmd_text_json_int(b, "span_rows", x->span_rows);
+    if (x->streams > 0) {
+        cmd_text_json_int(b, "streams", x->streams);
+        cmd_text_json_int(b, "documents", x->documents);
+        cmd_text_json_int(b, "tokens_most", x->tokens_most);
+        cmd_text_json_int(b, "stream_bytes", x->stream_bytes);
+    }
     cmd_text_json_str(b, "device", x->device);
     cmd_text_json_str(b, "dtype", x->dtype);
     sbuf_puts(b, "}\n");
@@ -70,8 +76,18 @@ static void put_people(struct sbuf *b, const struct run_estimate *x, const struc
     cmd_text_bytes(b, x->bytes_left);
     sbuf_puts(b, " left to do\ntokens    about ");
     cmd_text_count(b, x->tokens);
-    sbuf_printf(b, " left, all settings together; %.2f bytes each\ntime      about ",
-                x->bytes_per_token);
+    sbuf_printf(b, " %s, all settings together; %.2f bytes each\n",
+                x->streams > 0 ? "of prompts left" : "left", x->bytes_per_token);
+    if (x->streams > 0) {
+        sbuf_puts(b, "answers   at most ");
+        cmd_text_count(b, x->tokens_most);
+        sbuf_puts(b, " tokens for about ");
+        cmd_text_plural(b, x->documents, "document");
+        sbuf_puts(b, "\nstreams   ");
+        cmd_text_count(b, x->streams);
+        sbuf_puts(b, " at once\n");
+    }
+    sbuf_puts(b, x->streams > 0 ? "time      at most about " : "time      about ");
     cmd_text_seconds(b, x->seconds);
     sbuf_printf(b, "\ndevice    %s\ndtype     %s\nspan      ", x->device, x->dtype);
     cmd_text_count(b, x->span_rows);
@@ -81,6 +97,10 @@ static void put_people(struct sbuf *b, const struct run_estimate *x, const struc
     cmd_text_bytes(b, x->weights_bytes);
     sbuf_puts(b, ", caches ");
     cmd_text_bytes(b, x->cache_bytes);
+    if (x->streams > 0) {
+        sbuf_puts(b, ", streams ");
+        cmd_text_bytes(b, x->stream_bytes);
+    }
     sbuf_puts(b, ", span ");
     cmd_text_bytes(b, x->span_bytes);
     sbuf_puts(b, "\n");

@@ -39,8 +39,24 @@ static struct ratios ratios_of(const struct report_total *t) {
     };
 }
 
+static void put_json_written(struct sbuf *b, const struct report_total *t) {
+    sbuf_puts(b, "{");
+    cmd_text_json_str(b, "setting", t->setting);
+    cmd_text_json_int(b, "documents", t->documents);
+    cmd_text_json_int(b, "prompt_tokens", t->num_tokens);
+    cmd_text_json_int(b, "completion_tokens", t->num_scored);
+    cmd_text_json_int(b, "stopped", t->stopped);
+    cmd_text_json_num(b, "sum_logprob", t->sum_logprob);
+    cmd_text_json_num(b, "ppl", ratios_of(t).ppl);
+    sbuf_puts(b, "}\n");
+}
+
 static void put_json(struct sbuf *b, const struct report_total *t) {
     const struct ratios r = ratios_of(t);
+    if (t->written) {
+        put_json_written(b, t);
+        return;
+    }
     sbuf_puts(b, "{");
     cmd_text_json_str(b, "setting", t->setting);
     cmd_text_json_int(b, "documents", t->documents);
@@ -94,6 +110,22 @@ static void put_people(struct sbuf *b, const struct report_total *totals, int n)
     cmd_table_print(&t, b);
 }
 
+static void put_written(struct sbuf *b, const struct report_total *totals, int n) {
+    static const char *const heads[] = {"setting", "documents", "prompts",
+                                        "written", "stopped",   "ppl"};
+    struct cmd_table t = {.n_col = COUNTOF(heads)};
+    for (size_t i = 0; i < COUNTOF(heads); i++) cmd_table_cell(&t, heads[i]);
+    for (int i = 0; i < n; i++) {
+        cmd_table_cell(&t, totals[i].setting);
+        add_count(&t, totals[i].documents);
+        add_count(&t, totals[i].num_tokens);
+        add_count(&t, totals[i].num_scored);
+        add_count(&t, totals[i].stopped);
+        add_number(&t, ratios_of(&totals[i]).ppl);
+    }
+    cmd_table_print(&t, b);
+}
+
 static int stats_main(const struct cmd_sub *self, int argc, char **argv) {
     struct options o = {.json = false};
     struct report_total *totals = NULL;
@@ -107,7 +139,9 @@ static int stats_main(const struct cmd_sub *self, int argc, char **argv) {
     }
     sbuf_init(&b);
     for (int i = 0; i < n_total && o.json; i++) put_json(&b, &totals[i]);
-    if (!o.json) put_people(&b, totals, n_total);
+    const bool written = n_total > 0 && totals[0].written;
+    if (!o.json && written) put_written(&b, totals, n_total);
+    if (!o.json && !written) put_people(&b, totals, n_total);
     mem_free(totals);
     return cmd_out_text(&b);
 }
@@ -120,7 +154,9 @@ const struct cmd_sub cmd_stats = {
             .min_operands = 1,
             .max_operands = 1,
             .summary = "totals of the corpus for each cache setting: perplexities, bits per byte",
-            .about = "Sums first, then ratios. Word and byte figures need text: \"-\" where some\n"
+            .about = "Of a generate job: tokens of prompts and answers, how many answers ended by\n"
+                     "themselves, and the perplexity of what was written.\n"
+                     "Sums first, then ratios. Word and byte figures need text: \"-\" where some\n"
                      "documents were given as token ids. Counts what is there so far.\n",
             .examples = "  basin stats out/books\n"
                         "  basin stats out/books --json | jq -c '[.setting, .ppl]'\n",

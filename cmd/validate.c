@@ -3,6 +3,8 @@
 #include "cmd/job.h"
 #include "cmd/out.h"
 #include "cmd/text.h"
+#include "base/suggest.h"
+#include "core/chat.h"
 #include "core/model.h"
 #include "core/tok.h"
 #include "io/corpus.h"
@@ -85,6 +87,17 @@ static bool reads_text(const struct manifest *m) {
     return false;
 }
 
+static void check_template(struct findings *f, const struct manifest *m) {
+    const char *name = m->generate.template;
+    if (m->job != MAN_GENERATE || strcmp(name, "auto") == 0 || chat_find(name) != NULL) return;
+    char message[256];
+    const char *near = suggest_closest(name, chat_names());
+    snprintf(message, sizeof message, "\"%.64s\" is not a template this program knows%s%s%s", name,
+             near != NULL ? "; did you mean \"" : "", near != NULL ? near : "",
+             near != NULL ? "\"?" : "");
+    add_error(f, "$.generate.template", E_FORMAT, message);
+}
+
 static void check_model(struct findings *f, const struct manifest *m) {
     struct model *model = NULL;
     struct tok *tok = NULL;
@@ -100,7 +113,8 @@ static void check_model(struct findings *f, const struct manifest *m) {
     }
     e.code = OK;
     // One missing directory is one mistake; a corpus of ids needs no tokenizer.
-    if (model != NULL && reads_text(m) && tok_open(&tok, sbuf_str(&path), &e) != OK) {
+    if (model != NULL && (reads_text(m) || m->job == MAN_GENERATE) &&
+        tok_open(&tok, sbuf_str(&path), &e) != OK) {
         add_path_error(f, "$.model", v, e.code, e.msg);
     }
     tok_close(tok);
@@ -225,6 +239,7 @@ static int validate(const char *file, const struct options *o) {
     if (json_open(&f.doc, file, MAX_BYTES, NULL) != OK) f.doc = NULL;
     if (m != NULL) {
         check_model(&f, m);
+        check_template(&f, m);
         check_inputs(&f, m, &plan);
     } else if (f.doc != NULL && json_kind_of(json_root(f.doc)) == JSON_OBJ && o->job.sets.n == 0) {
         dir_of(file, &dir);

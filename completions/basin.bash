@@ -18,7 +18,7 @@ _basin_words() {
 
 _basin() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command='' options='' i
-    local commands='run score init validate plan status cat stats verify tokenize inspect bench schema help'
+    local commands='run score generate init validate plan status cat stats verify tokenize inspect bench schema help'
     if [[ $prev == = ]]; then # --option=value is three words
         prev=${COMP_WORDS[COMP_CWORD - 2]}
     elif [[ $cur == = ]]; then
@@ -31,10 +31,12 @@ _basin() {
     '') _basin_words "$commands --help --version"; return ;;
     run) options='--shard --steal --devices --threads --set --out --overwrite --retry-failed --time-limit --quiet --json' ;;
     score) options='--sink --window --mode --tokens --limit --bos --no-bos --text-key --id-key --ids-key --dtype --devices --threads --quiet' ;;
+    generate) options='--max-new-tokens --min-new-tokens --temperature --top-k --top-p --min-p --seed --repetition-penalty --presence-penalty --frequency-penalty --penalty-alpha --stop --ignore-eos --token-ids --logprobs --tokens --streams --template --turn --messages-key --sink --window --mode --bos --no-bos --text-key --id-key --ids-key --dtype --devices --threads --quiet' ;;
+    init) options='--job' ;;
     validate) options='--set' ;;
     plan) options='--shard --devices --threads --set --out --parts --json' ;;
     status) options='--failed --json' ;;
-    cat) options='--tokens --id --setting --fields --tsv --follow' ;;
+    cat) options='--tokens --id --setting --fields --tsv --format --follow' ;;
     stats) options='--json' ;;
     tokenize) options='--no-special --decode --text-key --id-key' ;;
     inspect) options='--json' ;;
@@ -44,12 +46,21 @@ _basin() {
     case $command$prev in
     run--shard | run--threads | run--set | run--time-limit | score--sink | score--window | \
         score--limit | score--text-key | score--id-key | score--ids-key | score--threads | \
-        validate--set | plan--shard | plan--threads | plan--set | cat--id | cat--setting | \
-        cat--fields | tokenize--text-key | tokenize--id-key | bench--threads | bench--seconds) return ;;
-    run--devices | score--devices | plan--devices) _basin_words 'auto cpu cuda cuda:0'; return ;;
+        generate--max-new-tokens | generate--min-new-tokens | generate--temperature | generate--top-k | \
+        generate--top-p | generate--min-p | generate--seed | generate--repetition-penalty | \
+        generate--presence-penalty | generate--frequency-penalty | generate--penalty-alpha | \
+        generate--stop | generate--logprobs | generate--streams | generate--template | \
+        generate--messages-key | generate--sink | generate--window | generate--text-key | \
+        generate--id-key | generate--ids-key | generate--threads | validate--set | plan--shard | \
+        plan--threads | plan--set | cat--id | cat--setting | cat--fields | tokenize--text-key | \
+        tokenize--id-key | bench--threads | bench--seconds) return ;;
+    run--devices | score--devices | generate--devices | plan--devices) _basin_words 'auto cpu cuda cuda:0'; return ;;
     run--out | plan--out) _basin_files -d; return ;;
-    score--mode) _basin_words 'sink window dense'; return ;;
-    score--dtype | bench--dtype) _basin_words 'auto f32 bf16'; return ;;
+    score--mode | generate--mode) _basin_words 'sink window dense'; return ;;
+    score--dtype | generate--dtype | bench--dtype) _basin_words 'auto f32 bf16'; return ;;
+    generate--turn) _basin_words 'stream chunk room'; return ;;
+    init--job) _basin_words 'score generate'; return ;;
+    cat--format) _basin_words 'jsonl tsv openai'; return ;;
     esac
     if [[ $cur == -* ]]; then
         _basin_words "$options --help"
@@ -57,7 +68,7 @@ _basin() {
     fi
     case $command in
     run | validate | plan) _basin_files -f '*.json' ;;
-    score | init | tokenize | inspect | bench) _basin_files -f ;;
+    score | generate | init | tokenize | inspect | bench) _basin_files -f ;;
     status | cat | stats | verify) _basin_files -d ;;
     help) _basin_words "$commands" ;;
     esac

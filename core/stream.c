@@ -286,6 +286,22 @@ enum status stream_turn(struct stream *st, int slot, const struct stream_how *ho
     return OK;
 }
 
+enum status stream_rule(struct stream *st, int slot, const struct vis_rule *rule, struct err *e) {
+    CHECK(!st->broken);
+    struct stream_slot *s = slot_of(st, slot);
+    CHECK(rule->dense == s->rule.dense && rule->n_sink == s->rule.n_sink);
+    for (int c = 0; c < st->mo->n_class; c++) {
+        // What lies in front of the rule's lowest key may or may not be there any more.
+        const int64_t have = vis_cache_low(&s->rule, &st->mo->classes[c], s->pos);
+        const int64_t need = vis_cache_low(rule, &st->mo->classes[c], s->pos);
+        if (need >= have) continue;
+        return err_fail(e, E_ARG, "token %lld: key %lld is needed, those from %lld on are there",
+                        (long long)s->pos, (long long)need, (long long)have);
+    }
+    s->rule = *rule;
+    return OK;
+}
+
 void stream_hold(struct stream *st, int slot) {
     slot_of(st, slot)->state = SLOT_ENDED;
 }

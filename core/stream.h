@@ -135,6 +135,12 @@ enum status stream_enter(struct stream *st, const struct stream_entry *in, int *
 enum status stream_turn(struct stream *st, int slot, const struct stream_how *how,
                         const int32_t *ids, int64_t n, struct err *e) WARN_UNUSED;
 
+/* The stream goes on under another rule: same sinks, from its position on. Keys that the rule does not
+ * need are let go for good. Errors, with nothing changed: E_ARG (it needs keys that the rule before had
+ * let go). */
+enum status stream_rule(struct stream *st, int slot, const struct vis_rule *rule,
+                        struct err *e) WARN_UNUSED;
+
 /* The slot gets no more rows, as if it had ended by itself; it stays occupied. */
 void stream_hold(struct stream *st, int slot);
 

@@ -19,6 +19,7 @@ enum where {
     BETWEEN, /* no document is open */
     IN_TEXT,
     IN_IDS,
+    IN_JSON,
     AT_END, /* of a document: all of it has been read */
     FAILED  /* inside a document that has failed */
 };
@@ -86,6 +87,8 @@ enum status corpus_open(struct corpus **out, const struct corpus_file *f, struct
     c->scan.source = f->source;
     c->scan.ids_key = f->ids_key;
     c->scan.text_key = f->ids_key != NULL ? NULL : f->text_key != NULL ? f->text_key : "text";
+    c->scan.messages_key = f->ids_key != NULL ? NULL : f->messages_key;
+    c->scan.batch = f->batch;
     c->scan.id_key = f->id_key;
     c->scan.replace = f->invalid_utf8 == CORPUS_UTF8_REPLACE;
     c->is_ids = f->kind == CORPUS_JSONL && f->ids_key != NULL;
@@ -193,7 +196,12 @@ static enum status next_line(struct corpus *c, struct corpus_doc *doc, bool *end
         next_line_is(c);
         c->cur.pos = c->scan.value;
         scan_ids_begin(&c->scan);
-        c->where = c->is_ids ? IN_IDS : IN_TEXT;
+        c->where = c->scan.kind == SCAN_TEXT  ? IN_TEXT
+                   : c->scan.kind == SCAN_IDS ? IN_IDS
+                                              : IN_JSON;
+        doc->is_json = c->where == IN_JSON;
+        doc->is_ids = c->where == IN_IDS;
+        doc->is_body = c->scan.kind == SCAN_BODY;
     } else {
         c->next = c->cur.pos; // the rest of the line is passed when somebody asks for the next one
         c->mid_line = true;
@@ -304,6 +312,23 @@ enum status corpus_read_ids(struct corpus *c, int32_t *ids, size_t cap, size_t *
     }
     const enum status st = scan_ids(&c->scan, ids, cap, n, &done, &bad);
     return piece_read(c, st, done, &bad, e);
+}
+
+enum status corpus_read_json(struct corpus *c, struct sbuf *out, struct err *e) {
+    enum status st = OK;
+    struct err bad = {.code = OK};
+    char piece[4096];
+    if (c->where != IN_JSON) return err_fail(e, E_ARG, "%s: no chat is open", c->f.source);
+    for (;;) {
+        size_t n = 0;
+        st = scan_json(&c->scan, piece, sizeof piece, &n, &bad);
+        TRY(piece_read(c, st, n == 0, &bad, e));
+        if (n == 0) break;
+        sbuf_add(out, piece, n);
+    }
+    TRY(sbuf_status(out, e));
+done:
+    return st;
 }
 
 int64_t corpus_place(const struct corpus *c) {

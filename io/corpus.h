@@ -25,6 +25,7 @@
 #ifndef BASIN_IO_CORPUS_H
 #define BASIN_IO_CORPUS_H
 
+#include "base/sbuf.h"
 #include "io/unpack.h"
 
 enum corpus_kind { CORPUS_TXT, CORPUS_JSONL };
@@ -46,9 +47,11 @@ struct corpus_file {
     int64_t begin, end; /* JSONL: the lines whose first byte lies in [begin, end); end -1: `size`.
                            TXT: 0 and -1 or `size`. Compressed: 0 and -1 */
     enum corpus_kind kind;
-    const char *text_key; /* JSONL: NULL is "text" */
-    const char *id_key;   /* JSONL: NULL: lines have no id */
-    const char *ids_key;  /* JSONL: not NULL: token ids are read, not text */
+    const char *text_key;     /* JSONL: NULL is "text" */
+    const char *id_key;       /* JSONL: NULL: lines have no id */
+    const char *ids_key;      /* JSONL: not NULL: token ids are read, not text */
+    const char *messages_key; /* JSONL: not NULL: a line may have a chat there instead of a text */
+    bool batch;               /* JSONL: a line may be one of an OpenAI batch: custom_id and body */
     enum corpus_utf8 invalid_utf8;
     size_t buffer_bytes; /* 0: 256 KiB; tests make it small (at least 12) */
 };
@@ -60,6 +63,7 @@ struct corpus_doc {
     const char *source; /* borrowed from the corpus_file */
     int64_t offset;     /* of the byte at which the line begins; 0 for TXT */
     bool is_ids;
+    bool is_json, is_body; /* neither text nor ids: a chat, or the body of a batch's line */
 };
 
 struct corpus; /* opaque */
@@ -92,6 +96,10 @@ enum status corpus_read_text(struct corpus *c, char *buf, size_t cap, size_t *n,
 /* The next token ids, 0 .. 2^31 - 1, at most cap (>= 1). As corpus_read_text otherwise. */
 enum status corpus_read_ids(struct corpus *c, int32_t *ids, size_t cap, size_t *n,
                             struct err *e) WARN_UNUSED;
+
+/* Appends the document's chat or body: the bytes of one JSON value, at most 4 MiB. Errors: E_IO,
+ * E_ARG (neither is open), E_NOMEM. */
+enum status corpus_read_json(struct corpus *c, struct sbuf *out, struct err *e) WARN_UNUSED;
 
 /* How far reading has come, for progress: bytes of the file itself, of a compressed one the
  * compressed ones. Up to a buffer more than was handed out. */

@@ -190,6 +190,32 @@ done:
     return st;
 }
 
+enum status file_read_piece(const char *path, int64_t at, size_t n, struct sbuf *out,
+                            struct err *e) {
+    enum status st = OK;
+    char *piece = NULL;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return err_errno(e, E_NOINPUT, errno, "%s", path);
+    TRY(mem_zalloc(&piece, COPY_BYTES, 1, e));
+    while (n > 0) {
+        const ssize_t k = pread(fd, piece, n < COPY_BYTES ? n : COPY_BYTES, at);
+        if (k < 0 && errno == EINTR) continue;
+        if (k < 0) {
+            st = io_failed(e, errno, path, "read");
+            goto done;
+        }
+        if (k == 0) FAIL(e, E_IO, "%s: ends before byte %lld", path, (long long)at + (long long)n);
+        sbuf_add(out, piece, (size_t)k);
+        at += k;
+        n -= (size_t)k;
+    }
+    TRY(sbuf_status(out, e));
+done:
+    close(fd);
+    mem_free(piece);
+    return st;
+}
+
 static enum status make_dir(const char *path, struct err *e) {
     struct stat sb;
     if (mkdir(path, 0777) == 0) return OK;

@@ -36,6 +36,10 @@ enum status file_write_atomic(const char *path, const void *bytes, size_t n, enu
 enum status file_read_all(const char *path, size_t max_bytes, struct sbuf *out,
                           struct err *e) WARN_UNUSED;
 
+/* Appends bytes [at, at + n) of a file to `out`. Errors: E_NOINPUT, E_IO (also: not there), E_NOMEM. */
+enum status file_read_piece(const char *path, int64_t at, size_t n, struct sbuf *out,
+                            struct err *e) WARN_UNUSED;
+
 /* Creates a directory and those above it; one that is there already is fine. Errors: E_OUTPUT. */
 enum status file_mkdirs(const char *path, struct err *e) WARN_UNUSED;
 

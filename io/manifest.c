@@ -4,6 +4,7 @@
 #include "base/num.h"
 #include "base/utf8.h"
 #include "io/json.h"
+#include "io/manifest_impl.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -185,12 +186,14 @@ void man_close(struct manifest *m) {
     for (size_t i = 0; i < m->n_inputs; i++) {
         mem_free(m->inputs[i].path);
         mem_free(m->inputs[i].text_key);
+        mem_free(m->inputs[i].messages_key);
         mem_free(m->inputs[i].id_key);
         mem_free(m->inputs[i].ids_key);
     }
     for (size_t i = 0; i < m->n_settings; i++) mem_free(m->settings[i].name);
     mem_free(m->inputs);
     mem_free(m->settings);
+    man_generate_fini(&m->generate);
     mem_free(m->dir);
     mem_free(m->model_path);
     mem_free(m->output.path);
@@ -225,7 +228,7 @@ static void put_setting(struct sbuf *out, const struct man_setting *s) {
     put_string(out, ",\"name\":", s->name);
     if (!dense) {
         put_string(out, ",\"prefill\":", man_prefill_name(s->prefill));
-        if (s->prefill == MAN_PREFILL_DENSE) {
+        if (s->prefill_tokens > 0) {
             sbuf_printf(out, ",\"prefill_tokens\":%" PRId64, s->prefill_tokens);
         }
         sbuf_printf(out,
@@ -246,32 +249,49 @@ static void put_input(struct sbuf *out, const struct man_input *in) {
     put_key(out, "\"id_key\":", in->id_key);
     put_key(out, "\"ids_key\":", in->ids_key);
     put_string(out, "\"invalid_utf8\":", in->invalid_utf8 == MAN_UTF8_REPLACE ? "replace" : "fail");
-    put_string(out, ",\"path\":", in->path);
+    put_key(out, ",\"messages_key\":", in->messages_key);
+    put_string(out, in->messages_key != NULL ? "\"path\":" : ",\"path\":", in->path);
     if (in->text_key != NULL) put_string(out, ",\"text_key\":", in->text_key);
     sbuf_putc(out, '}');
 }
 
 void man_canonical(const struct manifest *m, struct sbuf *out) {
-    static const char *const bos[] = {"\"auto\"", "true", "false"};
+    const bool generates = m->job == MAN_GENERATE;
     sbuf_puts(out, "{\"cache\":[");
     for (size_t i = 0; i < m->n_settings; i++) {
         if (i > 0) sbuf_putc(out, ',');
         put_setting(out, &m->settings[i]);
     }
     put_string(out, "],\"compute\":{\"dtype\":", man_dtype_name(m->compute.dtype));
-    sbuf_printf(out, ",\"span_tokens\":%" PRId64 "},\"input\":[", m->compute.span_tokens);
+    sbuf_printf(out, ",\"span_tokens\":%" PRId64 "}", m->compute.span_tokens);
+    if (generates) {
+        sbuf_puts(out, ",\"generate\":");
+        man_put_generate(out, &m->generate);
+    }
+    sbuf_puts(out, ",\"input\":[");
     for (size_t i = 0; i < m->n_inputs; i++) {
         if (i > 0) sbuf_putc(out, ',');
         put_input(out, &m->inputs[i]);
     }
-    put_string(out, "],\"job\":\"score\",\"model\":{\"path\":", m->model_path);
+    sbuf_printf(out, "],\"job\":\"%s\"", generates ? "generate" : "score");
+    put_string(out, ",\"model\":{\"path\":", m->model_path);
     if (m->output.path != NULL) {
         sbuf_printf(out, "},\"output\":{\"part_bytes\":%" PRId64, m->output.part_bytes);
         put_string(out, ",\"path\":", m->output.path);
     }
-    sbuf_printf(out,
-                "},\"score\":{\"add_bos\":%s,\"limit_tokens\":%" PRId64
-                ",\"tokens\":%s},\"version\":%" PRId64 "}",
-                bos[m->score.add_bos], m->score.limit_tokens, bool_name(m->score.tokens),
-                m->version);
+    sbuf_putc(out, '}');
+    if (!generates) {
+        sbuf_printf(out, ",\"score\":{\"add_bos\":%s,\"limit_tokens\":%" PRId64 ",\"tokens\":%s}",
+                    man_bos_json(m->score.add_bos), m->score.limit_tokens,
+                    bool_name(m->score.tokens));
+    }
+    sbuf_printf(out, ",\"version\":%" PRId64 "}", m->version);
+}
+
+bool man_wants_tokens(const struct manifest *m) {
+    return m->job == MAN_GENERATE ? m->generate.tokens : m->score.tokens;
+}
+
+enum man_bos man_add_bos(const struct manifest *m) {
+    return m->job == MAN_GENERATE ? m->generate.add_bos : m->score.add_bos;
 }

@@ -1,13 +1,14 @@
 /* The job manifest, version 1: one JSON object that says what to compute over what.
  *
- *   {"version": 1, "job": "score",
+ *   {"version": 1, "job": "score" | "generate",
  *    "model":   "PATH" | {"path": "PATH"},
- *    "input":   ENTRY | [ENTRY, ...]        ENTRY = "PATH" | {"path", "text_key" | "ids_key",
- *                                                             "id_key", "invalid_utf8"}
+ *    "input":   ENTRY | [ENTRY, ...]        ENTRY = "PATH" | {"path", "text_key", "messages_key" |
+ *                                                             "ids_key", "id_key", "invalid_utf8"}
  *    "cache":   SETTING | [SETTING, ...]    SETTING = {"name", "mode", "sink_tokens",
  *                                             "window_tokens", "prefill", "prefill_tokens",
  *                                             "chunk_tokens", "strict_window"}
- *    "score":   {"tokens", "limit_tokens", "add_bos"},
+ *    "score":   {"tokens", "limit_tokens", "add_bos"}    of a score job, or
+ *    "generate": {"max_new_tokens", ...}                 of a generate job (struct man_generate),
  *    "output":  {"path", "part_bytes"},
  *    "compute": {"dtype", "span_tokens"}}
  *
@@ -23,24 +24,27 @@
 struct json;
 struct jnode;
 
-enum man_job { MAN_SCORE };
+enum man_job { MAN_SCORE, MAN_GENERATE };
 enum man_mode { MAN_SINK, MAN_WINDOW, MAN_DENSE };
 enum man_prefill { MAN_PREFILL_STREAM, MAN_PREFILL_DENSE };
 enum man_utf8 { MAN_UTF8_FAIL, MAN_UTF8_REPLACE };
 enum man_bos { MAN_BOS_AUTO, MAN_BOS_TRUE, MAN_BOS_FALSE };
+enum man_turn { MAN_TURN_STREAM, MAN_TURN_CHUNK, MAN_TURN_ROOM };
 enum man_dtype { MAN_DTYPE_AUTO, MAN_DTYPE_F32, MAN_DTYPE_BF16 };
 
 /* The words the manifest uses: "sink", "stream", "bf16". */
 const char *man_mode_name(enum man_mode v);
 const char *man_prefill_name(enum man_prefill v);
 const char *man_dtype_name(enum man_dtype v);
+const char *man_turn_name(enum man_turn v);
 
 struct man_input {
-    char *path;      /* owned; file or pattern as written (man_path() resolves it), "-" is stdin */
-    char *text_key;  /* owned; default "text"; NULL when ids_key is given and for .txt[.gz...] */
-    char *id_key;    /* owned; default "id"; NULL for .txt[.gz, .zst, .lz4] */
-    char *ids_key;   /* owned; NULL for text */
-    bool keys_given; /* text_key or ids_key is written in the manifest, not a default */
+    char *path;     /* owned; file or pattern as written (man_path() resolves it), "-" is stdin */
+    char *text_key; /* owned; default "text"; NULL when ids_key is given and for .txt[.gz...] */
+    char *id_key;   /* owned; default "id"; NULL for .txt[.gz, .zst, .lz4] */
+    char *messages_key; /* owned; of a generate job: a chat; default "messages"; NULL as text_key */
+    char *ids_key;      /* owned; NULL for text */
+    bool keys_given;    /* one of the three is written in the manifest, not a default */
     enum man_utf8 invalid_utf8; /* default fail */
 };
 
@@ -55,6 +59,61 @@ struct man_setting {
     bool strict_window;       /* default false */
 };
 
+/* What samples are drawn from may come from the model's generation_config.json where it is not
+ * given. */
+enum man_given {
+    MAN_GIVEN_TEMPERATURE, /* or do_sample */
+    MAN_GIVEN_TOP_K,
+    MAN_GIVEN_TOP_P,
+    MAN_GIVEN_MIN_P,
+    MAN_GIVEN_REPETITION,
+    MAN_GIVEN_COUNT
+};
+
+enum {
+    MAN_ROW_TOKENS = 16384, /* a longer answer has its text in token rows, not in its result row */
+    MAN_CONTRASTIVE_WINDOW = 16384 /* default */
+};
+
+struct man_bias {
+    int32_t id;
+    double bias; /* -100..100 */
+};
+
+/* What a generate job writes, with the meanings of Hugging Face's generate() and vLLM. */
+struct man_generate {
+    int64_t max_new_tokens;                     /* 1..2^40; also max_tokens */
+    int64_t min_new_tokens;                     /* 0..max_new_tokens */
+    double temperature;                         /* 0..100; 0 (default): the most probable token */
+    bool do_sample;                             /* as given; temperature says what holds */
+    int64_t top_k;                              /* 0 (default): all */
+    double top_p;                               /* 0 < top_p <= 1 (default) */
+    double min_p;                               /* 0 (default) .. 1 */
+    double repetition_penalty;                  /* 0 < x <= 100, default 1 */
+    double presence_penalty, frequency_penalty; /* -2..2, default 0 */
+    double penalty_alpha;       /* 0..1; above 0: contrastive search with top_k candidates */
+    int64_t contrastive_window; /* 1..1048576 */
+    char **stop; /* owned [n_stop], and its strings: at most 64 of at most 1024 bytes */
+    size_t n_stop;
+    int32_t *stop_ids; /* owned [n_stop_ids]; at most 1024 */
+    size_t n_stop_ids;
+    bool ignore_eos;
+    char **bad_words; /* owned [n_bad_words], and its strings: at most 1024 */
+    size_t n_bad_words;
+    struct man_bias *bias; /* owned [n_bias], by id; at most 1024 */
+    size_t n_bias;
+    int64_t seed;     /* 0..2^53 */
+    int64_t logprobs; /* -1 (default): none; of the token; 1..20: and of so many others */
+    bool token_ids;
+    bool tokens;     /* token rows too; always with max_new_tokens above MAN_ROW_TOKENS */
+    int64_t streams; /* 0 (default): chosen by the program; at most 4096 */
+    enum man_turn turn;
+    char *template; /* owned; default "auto" */
+    enum man_bos add_bos;
+    bool use_generation_config;
+    bool given[MAN_GIVEN_COUNT];
+};
+
 struct manifest {
     int64_t version; /* 1 */
     enum man_job job;
@@ -65,10 +124,11 @@ struct manifest {
     struct man_setting *settings; /* owned [n_settings], n_settings >= 1 */
     size_t n_settings;
     struct {
-        bool tokens;          /* per-token rows too; default false */
-        int64_t limit_tokens; /* 0 (default): whole documents; at most 2^40 */
-        enum man_bos add_bos; /* default auto: as the tokenizer is configured */
-    } score;
+        bool tokens;              /* per-token rows too; default false */
+        int64_t limit_tokens;     /* 0 (default): whole documents; at most 2^40 */
+        enum man_bos add_bos;     /* default auto: as the tokenizer is configured */
+    } score;                      /* of a score job */
+    struct man_generate generate; /* of a generate job */
     struct {
         char *path;         /* owned; as written; NULL when not given (MAN_NO_OUTPUT) */
         int64_t part_bytes; /* 1 KiB .. 1 TiB, default 64 MiB */
@@ -122,6 +182,10 @@ void man_close(struct manifest *m);
 enum status man_set(struct sbuf *text, const char *label, const char *assignment,
                     struct err *e) WARN_UNUSED;
 
+/* What both jobs have under their own section: whether token rows are written, and the BOS. */
+bool man_wants_tokens(const struct manifest *m);
+enum man_bos man_add_bos(const struct manifest *m);
+
 /* Appends `path` as it is when absolute or "-", else behind m->dir. */
 void man_path(const struct manifest *m, const char *path, struct sbuf *out);
 
@@ -132,7 +196,8 @@ void man_canonical(const struct manifest *m, struct sbuf *out);
 
 /* Appends the JSON Schema (draft 2020-12) of the manifest, indented. It comes from the tables that
  * man_parse() reads by, and accepts what man_parse() accepts, but for what a schema cannot say: two
- * settings of one name, a source that is listed twice in two ways, bytes of names. */
+ * settings of one name, a source that is listed twice in two ways, bytes of names, one number that
+ * must not be above another, which templates there are. */
 void man_schema(struct sbuf *out);
 
 #endif

@@ -142,8 +142,6 @@ static const char *const setting_rules[] = {
                             "\":false,\"window_tokens\":false,\"" WINDOW_ALIAS "\":false,"
                             "\"prefill\":{\"const\":\"stream\"},\"chunk_tokens\":{\"const\":1},"
                             "\"strict_window\":{\"const\":false}}}}",
-    "{" IF("prefill", "dense") ",\"then\":{\"required\":[\"prefill_tokens\"]},"
-                               "\"else\":{\"properties\":{\"prefill_tokens\":false}}}",
     NULL,
 };
 
@@ -155,6 +153,7 @@ const struct man_section man_setting_section = {.fields = setting_fields,
 
 // Keys that would have no effect in the setting's mode, and what prefill needs.
 static void check_setting(struct man_reader *r, const struct jnode *v, struct man_setting *s) {
+    const bool generates = man_word_is(json_root(r->doc), "job", "generate");
     const char *sink = man_given(v, SINK_ALIAS) ? SINK_ALIAS : "sink_tokens";
     const char *window = man_given(v, WINDOW_ALIAS) ? WINDOW_ALIAS : "window_tokens";
     if (man_given(v, SINK_ALIAS) && man_given(v, "sink_tokens")) {
@@ -175,6 +174,18 @@ static void check_setting(struct man_reader *r, const struct jnode *v, struct ma
         if (s->prefill == MAN_PREFILL_DENSE) man_complain(r, E_FORMAT, "prefill", "%s", no_effect);
         if (s->chunk_tokens != 1) man_complain(r, E_FORMAT, "chunk_tokens", "%s", no_effect);
         if (s->strict_window) man_complain(r, E_FORMAT, "strict_window", "%s", no_effect);
+    } else if (generates) {
+        // What is dense is the prompt, and how a prompt is fed is its turn's.
+        if (man_given(v, "prefill_tokens")) {
+            man_complain(r, E_FORMAT, "prefill_tokens",
+                         "has no effect in a generate job: the "
+                         "prompt is what \"prefill\": \"dense\" is about");
+        }
+        if (s->chunk_tokens != 1) {
+            man_complain(r, E_FORMAT, "chunk_tokens",
+                         "has no effect in a generate job; see $.generate.turn");
+        }
+        return;
     } else if (s->prefill == MAN_PREFILL_DENSE && !man_given(v, "prefill_tokens")) {
         man_complain(r, E_FORMAT, "prefill",
                      "\"dense\" needs \"prefill_tokens\": how many tokens attend densely");

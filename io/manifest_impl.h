@@ -20,12 +20,11 @@ struct man_reader {
     bool out_of_memory;                   /* asked once, at the end */
 };
 
-enum man_kind { MAN_K_BOOL, MAN_K_INT, MAN_K_STRING, MAN_K_WORD, MAN_K_OWN };
+enum man_kind { MAN_K_BOOL, MAN_K_INT, MAN_K_REAL, MAN_K_STRING, MAN_K_WORD, MAN_K_OWN };
 
 /* What a MAN_K_OWN key looks like, for the schema. */
 enum man_form {
     MAN_F_OWN,            /* as `schema` says */
-    MAN_F_NEVER,          /* not in this version: the schema does not have it */
     MAN_F_OBJECT,         /* an object: `section` */
     MAN_F_PATH_OR_OBJECT, /* a path, or `section` with the path in it */
     MAN_F_LIST,           /* `section`, or a list of 1..hi of them */
@@ -37,6 +36,8 @@ struct man_field {
     enum man_kind kind;
     size_t offset;            /* in the section's struct */
     int64_t lo, hi;           /* MAN_K_INT; MAN_F_LIST */
+    double rlo, rhi;          /* MAN_K_REAL ... */
+    bool above;               /* ... which must be above rlo */
     const char *const *words; /* MAN_K_WORD: index is the value; ended by NULL */
     const char *const *later; /* MAN_K_WORD: known, but not in this version; or NULL */
     void (*own)(struct man_reader *r, const struct jnode *v); /* MAN_K_OWN; fills r->m */
@@ -67,6 +68,12 @@ void man_complain(struct man_reader *r, enum status code, const char *key, const
 /* "must be WHAT, found an integer" at r->place. */
 void man_expect(struct man_reader *r, const char *what, const struct jnode *v);
 
+/* A number in the range of `f`, into *out. */
+void man_read_int(struct man_reader *r, const struct man_field *f, const struct jnode *v,
+                  int64_t *out);
+void man_read_real(struct man_reader *r, const struct man_field *f, const struct jnode *v,
+                   double *out);
+
 /* A string without NUL characters that is not empty, into *out (owned). */
 void man_read_string(struct man_reader *r, const struct jnode *v, char **out);
 
@@ -86,7 +93,29 @@ size_t man_list_length(struct man_reader *r, const struct jnode *v, size_t max, 
 /* *key becomes a copy of `value` unless it is set. */
 void man_set_default(struct man_reader *r, char **key, const char *value);
 
+/* The schema of a string as man_read_string() takes it. */
+#define MAN_TEXT "\"type\":\"string\",\"minLength\":1,\"not\":{\"pattern\":\"\\\\u0000\"}"
+
+/* add_bos, which both jobs have (manifest_parse.c). */
+#define MAN_BOS_SCHEMA "\"enum\":[\"auto\",true,false]"
+void man_read_add_bos(struct man_reader *r, const struct jnode *v, enum man_bos *out);
+const char *man_bos_json(enum man_bos v);
+
+/* The section "generate" (manifest_generate.c). */
+extern const struct man_section man_generate_section;
+void man_read_generate(struct man_reader *r, const struct jnode *v);
+void man_generate_fini(struct man_generate *g);
+void man_put_generate(struct sbuf *out, const struct man_generate *g);
+
 extern const struct man_section man_root_section; /* the whole manifest (manifest_parse.c) */
+
+/* What the job decides about a setting, as schemas of check_setting() (manifest_cache.c). */
+#define MAN_GENERATE_SETTING                                                                       \
+    "{\"properties\":{\"prefill_tokens\":false,\"chunk_tokens\":{\"const\":1}}}"
+#define MAN_SCORE_SETTING                                                                          \
+    "{\"if\":{\"required\":[\"prefill\"],\"properties\":{\"prefill\":{\"const\":\"dense\"}}},"     \
+    "\"then\":{\"required\":[\"prefill_tokens\"]},"                                                \
+    "\"else\":{\"properties\":{\"prefill_tokens\":false}}}"
 
 /* The section "cache", and what stands for it where it is not given (manifest_cache.c). */
 extern const struct man_section man_setting_section;

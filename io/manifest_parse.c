@@ -10,8 +10,8 @@ enum { MAX_INPUTS = 65536 };
 
 /* ---- words ---- */
 
-static const char *const job_words[] = {"score", NULL};
-static const char *const job_later[] = {"generate", "probe", "experiment", "train", NULL};
+static const char *const job_words[] = {"score", "generate", NULL};
+static const char *const job_later[] = {"probe", "experiment", "train", NULL};
 static const char *const utf8_words[] = {"fail", "replace", NULL};
 static const char *const dtype_words[] = {"auto", "f32", "bf16", NULL};
 static const char *const dtype_later[] = {"int8", NULL};
@@ -39,6 +39,12 @@ static const struct man_field input_fields[] = {
      .offset = IN_INPUT(id_key),
      .fallback = "\"id\"",
      .about = "JSON lines: where the id of a document is."},
+    {.key = "messages_key",
+     .kind = MAN_K_STRING,
+     .offset = IN_INPUT(messages_key),
+     .fallback = "\"messages\"",
+     .about = "JSON lines of a generate job: where a chat is, a list of messages with role and "
+              "content, or of turns, which are strings."},
     {.key = "ids_key",
      .kind = MAN_K_STRING,
      .offset = IN_INPUT(ids_key),
@@ -53,6 +59,7 @@ static const struct man_field input_fields[] = {
 };
 static const char *const input_rules[] = {
     "{\"not\":{\"required\":[\"ids_key\",\"text_key\"]}}",
+    "{\"not\":{\"required\":[\"ids_key\",\"messages_key\"]}}",
     "{\"if\":{\"required\":[\"path\"],\"properties\":{\"path\":{\"type\":\"string\","
     "\"pattern\":\"[.]txt([.](gz|zst|lz4))?$\"}}},\"then\":{\"properties\":{\"ids_key\":false}}}",
     NULL,
@@ -68,6 +75,10 @@ static bool is_plain_text(const char *path) {
         if (n >= k && strcmp(path + n - k, endings[i]) == 0) return true;
     }
     return false;
+}
+
+static bool generates(const struct man_reader *r) {
+    return man_word_is(json_root(r->doc), "job", "generate");
 }
 
 static void drop(char **key) {
@@ -86,24 +97,34 @@ static void read_input_entry(struct man_reader *r, const struct jnode *v, struct
         if (man_given(v, "ids_key") && man_given(v, "text_key")) {
             man_complain(r, E_FORMAT, "ids_key", "excludes text_key: a line is ids or text");
         }
+        if (man_given(v, "ids_key") && man_given(v, "messages_key")) {
+            man_complain(r, E_FORMAT, "ids_key", "excludes messages_key: a line is ids or a chat");
+        }
+        if (man_given(v, "messages_key") && !generates(r)) {
+            man_complain(r, E_FORMAT, "messages_key",
+                         "has no effect unless \"job\" is \"generate\"");
+        }
         if (man_given(v, "ids_key") && in->invalid_utf8 == MAN_UTF8_REPLACE) {
             man_complain(r, OK, "invalid_utf8", "has no effect on ids");
         }
-        in->keys_given = man_given(v, "text_key") || man_given(v, "ids_key");
+        in->keys_given =
+            man_given(v, "text_key") || man_given(v, "messages_key") || man_given(v, "ids_key");
         const bool plain = in->path != NULL && is_plain_text(in->path);
         if (plain && man_given(v, "ids_key")) {
             man_complain(r, E_FORMAT, "ids_key", "needs .jsonl input: a .txt file has no keys");
         }
-        for (size_t i = 1; i <= 2 && plain; i++) { // text_key and id_key
+        for (size_t i = 1; i <= 3 && plain; i++) { // text_key, id_key, messages_key
             if (!man_given(v, input_fields[i].key)) continue;
             man_complain(r, OK, input_fields[i].key, "has no effect on a .txt file");
         }
     }
     if (in->path != NULL && is_plain_text(in->path)) {
         drop(&in->text_key);
+        drop(&in->messages_key);
         drop(&in->id_key);
     } else {
         if (in->ids_key == NULL) man_set_default(r, &in->text_key, "text");
+        if (in->ids_key == NULL && generates(r)) man_set_default(r, &in->messages_key, "messages");
         man_set_default(r, &in->id_key, "id");
     }
 }
@@ -179,12 +200,21 @@ static void read_model(struct man_reader *r, const struct jnode *v) {
     }
 }
 
-static void read_add_bos(struct man_reader *r, const struct jnode *v) {
+void man_read_add_bos(struct man_reader *r, const struct jnode *v, enum man_bos *out) {
     if (json_kind_of(v) == JSON_BOOL) {
-        r->m->score.add_bos = json_bool(v) ? MAN_BOS_TRUE : MAN_BOS_FALSE;
+        *out = json_bool(v) ? MAN_BOS_TRUE : MAN_BOS_FALSE;
     } else if (json_kind_of(v) != JSON_STR || strcmp(json_str(v, NULL), "auto") != 0) {
         man_complain(r, E_FORMAT, NULL, "must be \"auto\", true or false");
     }
+}
+
+const char *man_bos_json(enum man_bos v) {
+    static const char *const bos[] = {"\"auto\"", "true", "false"};
+    return bos[v];
+}
+
+static void read_add_bos(struct man_reader *r, const struct jnode *v) {
+    man_read_add_bos(r, v, &r->m->score.add_bos);
 }
 
 static const struct man_field score_fields[] = {
@@ -203,13 +233,17 @@ static const struct man_field score_fields[] = {
      .kind = MAN_K_OWN,
      .own = read_add_bos,
      .fallback = "\"auto\"",
-     .schema = "\"enum\":[\"auto\",true,false]",
+     .schema = MAN_BOS_SCHEMA,
      .about = "Whether a text begins with the BOS token; auto: as the tokenizer is configured."},
 };
 static const struct man_section score_section = {.fields = score_fields,
                                                  .n_fields = COUNTOF(score_fields)};
 
 static void read_score(struct man_reader *r, const struct jnode *v) {
+    if (generates(r)) {
+        man_complain(r, E_FORMAT, NULL, "has no effect unless \"job\" is \"score\"");
+        return;
+    }
     man_read_section(r, &score_section, v, r->m);
 }
 
@@ -278,12 +312,6 @@ static void read_version(struct man_reader *r, const struct jnode *v) {
     }
 }
 
-static void read_generate(struct man_reader *r, const struct jnode *v) {
-    (void)v;
-    if (man_word_is(json_root(r->doc), "job", "generate")) return; // refused there already
-    man_complain(r, E_FORMAT, NULL, "has no effect unless \"job\" is \"generate\"");
-}
-
 static const struct man_field root_fields[] = {
     {.key = "version",
      .kind = MAN_K_OWN,
@@ -325,7 +353,13 @@ static const struct man_field root_fields[] = {
      .own = read_score,
      .form = MAN_F_OBJECT,
      .section = &score_section,
-     .about = "What is scored."},
+     .about = "What is scored, by a score job."},
+    {.key = "generate",
+     .kind = MAN_K_OWN,
+     .own = man_read_generate,
+     .form = MAN_F_OBJECT,
+     .section = &man_generate_section,
+     .about = "What is written, by a generate job."},
     {.key = "output",
      .kind = MAN_K_OWN,
      .own = read_output,
@@ -340,20 +374,36 @@ static const struct man_field root_fields[] = {
      .form = MAN_F_OBJECT,
      .section = &compute_section,
      .about = "How it is computed."},
-    {.key = "generate", .kind = MAN_K_OWN, .own = read_generate, .form = MAN_F_NEVER},
 };
-const struct man_section man_root_section = {.fields = root_fields,
-                                             .n_fields = COUNTOF(root_fields)};
+
+// A rule for an object, or for each in a list of them.
+#define EACH(rule) "{\"if\":{\"type\":\"array\"},\"then\":{\"items\":" rule "},\"else\":" rule "}"
+
+// What the job decides about sections other than its own.
+static const char *const root_rules[] = {
+    "{\"if\":{\"required\":[\"job\"],\"properties\":{\"job\":{\"const\":\"generate\"}}},"
+    "\"then\":{\"required\":[\"generate\"],\"properties\":{\"score\":false,"
+    "\"cache\":" EACH(
+        MAN_GENERATE_SETTING) "}},"
+                              "\"else\":{\"properties\":{\"generate\":false,\"cache\":" EACH(
+                                  MAN_SCORE_SETTING) ","
+                                                     "\"input\":" EACH(
+                                                         "{\"properties\":{\"messages_key\":false}"
+                                                         "}") "}}}",
+    NULL,
+};
+const struct man_section man_root_section = {
+    .fields = root_fields, .n_fields = COUNTOF(root_fields), .rules = root_rules};
 
 // "$.cache" for a key that is right there and nowhere else; NULL for others ("path" is in three).
 static const char *section_of(const char *key) {
     static const struct {
         const char *place;
         const struct man_section *section;
-    } sections[] = {{"$.cache", &man_setting_section}, {"$.input", &input_section},
-                    {"$.model", &model_section},       {"$.score", &score_section},
-                    {"$.output", &output_section},     {"$.compute", &compute_section},
-                    {"$", &man_root_section}};
+    } sections[] = {{"$.cache", &man_setting_section},     {"$.input", &input_section},
+                    {"$.model", &model_section},           {"$.score", &score_section},
+                    {"$.generate", &man_generate_section}, {"$.output", &output_section},
+                    {"$.compute", &compute_section},       {"$", &man_root_section}};
     const char *found = NULL;
     int n = 0;
     for (size_t i = 0; i < COUNTOF(sections); i++) {
@@ -372,6 +422,9 @@ static void read_root(struct man_reader *r) {
     m->output.part_bytes = 64 << 20;
     if (!man_read_section(r, &man_root_section, root, m)) return;
     if (!man_given(root, "cache")) man_default_cache(r);
+    if (generates(r) && !man_given(root, "generate")) {
+        man_complain(r, E_FORMAT, "generate", "is missing: it says how much to write, at least");
+    }
 }
 
 enum status man_parse(struct manifest **out, const struct json *doc, const char *dir,

@@ -1,6 +1,7 @@
 #include "io/manifest_impl.h"
 
 #include "base/mem.h"
+#include "base/num.h"
 #include "base/suggest.h"
 
 #include <inttypes.h>
@@ -94,8 +95,8 @@ void man_expect(struct man_reader *r, const char *what, const struct jnode *v) {
     man_complain(r, E_FORMAT, NULL, "must be %s, found %s", what, json_kind_name(json_kind_of(v)));
 }
 
-static void read_int(struct man_reader *r, const struct man_field *f, const struct jnode *v,
-                     int64_t *out) {
+void man_read_int(struct man_reader *r, const struct man_field *f, const struct jnode *v,
+                  int64_t *out) {
     const enum json_kind kind = json_kind_of(v);
     if (kind != JSON_INT && kind != JSON_NUM) {
         man_expect(r, "an integer", v);
@@ -106,6 +107,24 @@ static void read_int(struct man_reader *r, const struct man_field *f, const stru
                      f->lo, f->hi);
     } else {
         *out = json_int(v);
+    }
+}
+
+void man_read_real(struct man_reader *r, const struct man_field *f, const struct jnode *v,
+                   double *out) {
+    const enum json_kind kind = json_kind_of(v);
+    if (kind != JSON_INT && kind != JSON_NUM) {
+        man_expect(r, "a number", v);
+        return;
+    }
+    const double x = json_num(v);
+    if (x < f->rlo || x > f->rhi || (f->above && x == f->rlo)) {
+        char text[NUM_TEXT];
+        (void)num_shortest(x, text);
+        man_complain(r, E_FORMAT, NULL, "%s is out of range: %s %g and at most %g", text,
+                     f->above ? "above" : "at least", f->rlo, f->rhi);
+    } else {
+        *out = x;
     }
 }
 
@@ -171,7 +190,8 @@ static void read_field(struct man_reader *r, const struct man_field *f, const st
             man_expect(r, "true or false", v);
         }
         break;
-    case MAN_K_INT: read_int(r, f, v, out); break;
+    case MAN_K_INT: man_read_int(r, f, v, out); break;
+    case MAN_K_REAL: man_read_real(r, f, v, out); break;
     case MAN_K_STRING: man_read_string(r, v, out); break;
     case MAN_K_WORD: read_word(r, f, v, out); break;
     case MAN_K_OWN: f->own(r, v); break;
@@ -180,7 +200,7 @@ static void read_field(struct man_reader *r, const struct man_field *f, const st
 
 static void unknown_key(struct man_reader *r, const struct man_section *s,
                         const struct jnode *object, const char *key) {
-    const char *keys[16];
+    const char *keys[48];
     CHECK(s->n_fields < COUNTOF(keys));
     for (size_t i = 0; i < s->n_fields; i++) keys[i] = s->fields[i].key;
     keys[s->n_fields] = NULL;

@@ -3,9 +3,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-// A string as man_read_string() takes it.
-#define TEXT "\"type\":\"string\",\"minLength\":1,\"not\":{\"pattern\":\"\\\\u0000\"}"
-
 static void put_section(struct sbuf *b, const struct man_section *s);
 
 // "name": behind what is there, with a comma where needed.
@@ -33,7 +30,7 @@ static void put_words(struct sbuf *b, const char *const *words) {
 // One element of a list, or what stands for a list of one.
 static void put_element(struct sbuf *b, const struct man_field *f) {
     const bool path = f->form == MAN_F_PATH_OR_OBJECT || f->form == MAN_F_LIST_OF_PATHS;
-    if (path) sbuf_puts(b, "\"if\":{\"type\":\"string\"},\"then\":{" TEXT "},\"else\":{");
+    if (path) sbuf_puts(b, "\"if\":{\"type\":\"string\"},\"then\":{" MAN_TEXT "},\"else\":{");
     put_section(b, f->section);
     if (path) sbuf_putc(b, '}');
 }
@@ -74,7 +71,12 @@ static void put_field(struct sbuf *b, const struct man_field *f) {
         put_text(b, "type", "integer");
         sbuf_printf(b, ",\"minimum\":%" PRId64 ",\"maximum\":%" PRId64, f->lo, f->hi);
         break;
-    case MAN_K_STRING: sbuf_puts(b, "," TEXT); break;
+    case MAN_K_REAL:
+        put_text(b, "type", "number");
+        sbuf_printf(b, ",\"%s\":%g,\"maximum\":%g", f->above ? "exclusiveMinimum" : "minimum",
+                    f->rlo, f->rhi);
+        break;
+    case MAN_K_STRING: sbuf_puts(b, "," MAN_TEXT); break;
     case MAN_K_WORD: put_words(b, f->words); break;
     case MAN_K_OWN: put_own(b, f); break;
     }
@@ -86,7 +88,7 @@ static void put_section(struct sbuf *b, const struct man_section *s) {
     int n_required = 0;
     sbuf_puts(b, "\"type\":\"object\",\"additionalProperties\":false,\"properties\":{");
     for (size_t i = 0; i < s->n_fields; i++) {
-        if (s->fields[i].form != MAN_F_NEVER) put_field(b, &s->fields[i]);
+        put_field(b, &s->fields[i]);
     }
     sbuf_putc(b, '}');
     for (size_t i = 0; i < s->n_fields; i++) {

@@ -228,3 +228,24 @@ enum status scan_ids(struct scan *s, int32_t *out, size_t cap, size_t *n, bool *
 done:
     return st;
 }
+
+enum status scan_json(struct scan *s, char *out, size_t cap, size_t *n, struct err *e) {
+    enum status st = OK;
+    *n = 0;
+    while (*n < cap && s->cur->pos < s->value_end) {
+        const char *p;
+        size_t have, left = (size_t)(s->value_end - s->cur->pos);
+        TRY(cursor_view(s->cur, &p, &have, e));
+        if (have == 0) {
+            st = scan_fail(s, s->cur->pos, e, "the file ends inside a value");
+            goto done;
+        }
+        if (left > cap - *n) left = cap - *n;
+        if (left > have) left = have;
+        memcpy(out + *n, p, left);
+        *n += left;
+        cursor_skip(s->cur, left);
+    }
+done:
+    return st;
+}

@@ -231,27 +231,51 @@ static enum status wrong_kind(struct scan *s, const char *key, int c, const char
     return scan_fail(s, s->cur->pos, e, "\"%.64s\" is %s, not %s", key, kind_name(c), wanted);
 }
 
-static enum status wanted_value(struct scan *s, int c, struct err *e) {
+// Where a value that is kept as JSON lies; what is in it is looked at by who reads it.
+static enum status json_value(struct scan *s, int64_t *begin, int64_t *end, struct err *e) {
     enum status st = OK;
-    size_t n = 0;
-    bool done = false;
-    if (s->text_key != NULL) {
-        if (c != '"') return wrong_kind(s, s->text_key, c, "a string", e);
-        s->value = s->cur->pos + 1;
-        TRY(skip_string(s, e));
-    } else {
-        if (c != '[') return wrong_kind(s, s->ids_key, c, "an array of integers", e);
-        s->value = s->cur->pos;
-        scan_ids_begin(s);
-        TRY(scan_ids(s, NULL, 0, &n, &done, e));
+    *begin = s->cur->pos;
+    TRY(skip_value(s, e));
+    *end = s->cur->pos;
+    if (*end - *begin > SCAN_JSON_BYTES) {
+        st = scan_fail(s, *begin, e,
+                       "a value longer than %d bytes, which chats and requests may have",
+                       SCAN_JSON_BYTES);
     }
 done:
     return st;
 }
 
-static enum status id_value(struct scan *s, int c, struct err *e) {
+static enum status wanted_value(struct scan *s, enum scan_kind kind, int c, struct err *e) {
+    enum status st = OK;
+    size_t n = 0;
+    bool done = false;
+    if (s->kind != SCAN_NOTHING) {
+        return scan_fail(s, s->cur->pos, e, "both \"%.64s\" and \"%.64s\"", s->text_key,
+                         s->messages_key);
+    }
+    s->kind = kind;
+    if (kind == SCAN_TEXT) {
+        if (c != '"') return wrong_kind(s, s->text_key, c, "a string", e);
+        s->value = s->cur->pos + 1;
+        TRY(skip_string(s, e));
+    } else if (kind == SCAN_IDS) {
+        if (c != '[') return wrong_kind(s, s->ids_key, c, "an array of integers", e);
+        s->value = s->cur->pos;
+        scan_ids_begin(s);
+        TRY(scan_ids(s, NULL, 0, &n, &done, e));
+    } else {
+        if (c != '[') return wrong_kind(s, s->messages_key, c, "an array", e);
+        TRY(json_value(s, &s->value, &s->value_end, e));
+    }
+done:
+    return st;
+}
+
+static enum status id_value(struct scan *s, const char *key, int c, struct err *e) {
     enum status st = OK;
     const int64_t at = s->cur->pos;
+    sbuf_clear(&s->id);
     if (begins_number(c)) {
         TRY(number(s, true, e));
     } else if (c == '"') {
@@ -267,7 +291,7 @@ static enum status id_value(struct scan *s, int c, struct err *e) {
             goto done;
         }
     } else {
-        st = wrong_kind(s, s->id_key, c, "a string or a number", e);
+        st = wrong_kind(s, key, c, "a string or a number", e);
         goto done;
     }
     s->has_id = true;
@@ -307,14 +331,21 @@ static enum status member(struct scan *s, struct err *e) {
     const int64_t at = s->cur->pos;
     TRY(key_string(s, &n, e));
     TRY(note_key(s, n, at, e));
-    const bool value = key_is(s, n, s->text_key) || key_is(s, n, s->ids_key);
-    const bool id = !value && key_is(s, n, s->id_key);
+    const enum scan_kind kind = key_is(s, n, s->text_key)       ? SCAN_TEXT
+                                : key_is(s, n, s->ids_key)      ? SCAN_IDS
+                                : key_is(s, n, s->messages_key) ? SCAN_CHAT
+                                                                : SCAN_NOTHING;
+    const bool custom = s->batch && key_is(s, n, "custom_id");
+    const bool id = !custom && key_is(s, n, s->id_key) && !(s->batch && s->saw_custom_id);
+    const bool body = s->batch && key_is(s, n, "body");
     TRY(expect(s, ':', "':'", e));
     TRY(scan_space(s, &c, e));
-    if (value) {
-        TRY(wanted_value(s, c, e));
-    } else if (id) {
-        TRY(id_value(s, c, e));
+    if (kind != SCAN_NOTHING) {
+        TRY(wanted_value(s, kind, c, e));
+    } else if (id || custom) {
+        TRY(id_value(s, custom ? "custom_id" : s->id_key, c, e));
+    } else if (body && c == '{') {
+        TRY(json_value(s, &s->body, &s->body_end, e));
     } else {
         TRY(skip_value(s, e));
     }
@@ -322,9 +353,22 @@ done:
     return st;
 }
 
+// A line with custom_id and body is one of an OpenAI batch.
+static enum status settle_batch(struct scan *s, int64_t at, struct err *e) {
+    if (!s->batch || !s->saw_custom_id || !s->saw_body) return OK;
+    if (s->kind != SCAN_NOTHING) {
+        return scan_fail(s, at, e, "custom_id and body, and a prompt of its own beside them");
+    }
+    if (s->body < 0) return scan_fail(s, at, e, "\"body\" is not an object");
+    s->kind = SCAN_BODY;
+    s->value = s->body;
+    s->value_end = s->body_end;
+    return OK;
+}
+
 static enum status missing(struct scan *s, int64_t at, struct err *e) {
     const char *key = s->text_key != NULL ? s->text_key : s->ids_key;
-    if (s->saw_custom_id && s->saw_body) {
+    if (s->saw_custom_id && s->saw_body && !s->batch) {
         return scan_fail(s, at, e,
                          "no key \"%.64s\": custom_id and body make this a line of an OpenAI "
                          "batch, input of a generate job; a score job reads a text or "
@@ -338,7 +382,8 @@ static enum status missing(struct scan *s, int64_t at, struct err *e) {
 enum status scan_line(struct scan *s, struct err *e) {
     enum status st = OK;
     int c = 0;
-    s->value = -1;
+    s->kind = SCAN_NOTHING;
+    s->value = s->value_end = s->body = s->body_end = -1;
     s->has_id = s->saw_custom_id = s->saw_body = false;
     s->n_keys = 0;
     sbuf_clear(&s->id);
@@ -361,6 +406,7 @@ enum status scan_line(struct scan *s, struct err *e) {
         st = unexpected(s, c, "the end of the line", e);
         goto done;
     }
+    TRY(settle_batch(s, at, e));
     if (s->value < 0) {
         st = missing(s, at, e); // before the newline is passed: the line has failed
         goto done;

@@ -73,23 +73,53 @@ void doc_reader_fini(struct doc_reader *r) {
     memset(r, 0, sizeof *r);
 }
 
-enum status doc_reader_begin(struct doc_reader *r, struct corpus *c, struct doc *d, struct err *e) {
-    enum status st = OK;
+static void begin(struct doc_reader *r, struct corpus *c, struct doc *d) {
     r->corpus = c;
+    r->given = NULL;
+    r->n_given = r->given_pos = 0;
     r->doc = d;
     r->n_queue = 0;
     r->n_text = 0;
     r->text_pos = 0;
     r->text_ended = false;
     hash_reset(r->hash);
-    if (d->is_ids) goto done;
+}
+
+static enum status begin_text(struct doc_reader *r, bool bos, struct err *e) {
+    enum status st = OK;
     tok_stream_reset(r->stream);
-    if (r->add_bos) { // ids are used exactly as they stand: only text gets a BOS
-        TRY(mem_grow(&r->queue, &r->cap_queue, 1, sizeof *r->queue, e));
-        r->queue[r->n_queue++] = tok_bos(r->tok);
-        d->n_tok = 1;
-        d->bos = true;
-    }
+    if (!bos) goto done;
+    TRY(mem_grow(&r->queue, &r->cap_queue, 1, sizeof *r->queue, e));
+    r->queue[r->n_queue++] = tok_bos(r->tok);
+    r->doc->n_tok = 1;
+    r->doc->bos = true;
+done:
+    return st;
+}
+
+enum status doc_reader_begin(struct doc_reader *r, struct corpus *c, struct doc *d, struct err *e) {
+    begin(r, c, d);
+    return d->is_ids ? OK : begin_text(r, r->add_bos, e); // ids are used exactly as they stand
+}
+
+enum status doc_reader_begin_text(struct doc_reader *r, struct doc *d, const char *text, size_t n,
+                                  bool bos, struct err *e) {
+    begin(r, NULL, d);
+    r->given = text;
+    r->n_given = n;
+    return begin_text(r, bos, e);
+}
+
+enum status doc_reader_begin_ids(struct doc_reader *r, struct doc *d, const int32_t *ids, size_t n,
+                                 struct err *e) {
+    enum status st = OK;
+    begin(r, NULL, d);
+    d->is_ids = true;
+    d->ended = true;
+    d->n_tok = (int64_t)n;
+    TRY(mem_grow(&r->queue, &r->cap_queue, n, sizeof *r->queue, e));
+    memcpy(r->queue, ids, n * sizeof *ids);
+    r->n_queue = n;
 done:
     return st;
 }
@@ -134,6 +164,14 @@ static size_t admit(struct doc_reader *r, size_t n) {
     return n;
 }
 
+static enum status read_text(struct doc_reader *r, char *at, size_t *got, struct err *e) {
+    if (r->corpus != NULL) return corpus_read_text(r->corpus, at, READ_BYTES, got, e);
+    *got = r->n_given - r->given_pos < READ_BYTES ? r->n_given - r->given_pos : READ_BYTES;
+    memcpy(at, r->given + r->given_pos, *got);
+    r->given_pos += *got;
+    return OK;
+}
+
 static enum status fill_text(struct doc_reader *r, struct err *e) {
     enum status st = OK;
     struct doc *d = r->doc;
@@ -154,7 +192,7 @@ static enum status fill_text(struct doc_reader *r, struct err *e) {
     TRY(mem_grow(&r->text, &r->cap_text, r->n_text + READ_BYTES, 1, e));
     size_t got = 0;
     char *at = r->text + r->n_text;
-    st = corpus_read_text(r->corpus, at, READ_BYTES, &got, &why);
+    st = read_text(r, at, &got, &why);
     if (st == OK && got > 0) st = tok_feed(r->stream, at, got, &why);
     if (st == OK && got == 0) {
         st = tok_finish(r->stream, &why);

@@ -62,9 +62,11 @@ struct doc_reader {
     struct hash *hash;          /* owned */
     const struct manifest *man; /* borrowed */
     bool add_bos;
-    struct corpus *corpus; /* borrowed: where `doc`'s bytes come from */
-    struct doc *doc;       /* borrowed: the document being read; NULL when none */
-    int32_t *queue;        /* owned: ids from position queue_pos on */
+    struct corpus *corpus; /* borrowed: where `doc`'s bytes come from ... */
+    const char *given;     /* ... or, where that is NULL, n_given bytes of text; borrowed */
+    size_t n_given, given_pos;
+    struct doc *doc; /* borrowed: the document being read; NULL when none */
+    int32_t *queue;  /* owned: ids from position queue_pos on */
     size_t n_queue, cap_queue;
     int64_t *ends; /* owned: scratch of tok_take */
     char *text;    /* owned: text read and not yet covered by accepted tokens */
@@ -80,6 +82,12 @@ void doc_reader_fini(struct doc_reader *r);
 /* Begins with document d, which corpus_next() has just opened. */
 enum status doc_reader_begin(struct doc_reader *r, struct corpus *c, struct doc *d,
                              struct err *e) WARN_UNUSED;
+/* Begins with document d, whose text or ids are at hand; text is borrowed until d has ended. `bos`: a
+ * BOS is put in front. */
+enum status doc_reader_begin_text(struct doc_reader *r, struct doc *d, const char *text, size_t n,
+                                  bool bos, struct err *e) WARN_UNUSED;
+enum status doc_reader_begin_ids(struct doc_reader *r, struct doc *d, const int32_t *ids, size_t n,
+                                 struct err *e) WARN_UNUSED;
 /* Fills the queue up to `want` ids or to the document's end. What is wrong with the document itself
  * goes to d->failure (and ends it); the status is for everything else. */
 enum status doc_reader_fill(struct doc_reader *r, size_t want, struct err *e) WARN_UNUSED;

@@ -2,6 +2,8 @@
  * model on this machine, memory by adding up what will be allocated. */
 #include "base/clock.h"
 #include "base/mem.h"
+#include "core/stream.h"
+#include "io/file.h"
 #include "jobs/session.h"
 
 #include <stdio.h>
@@ -11,6 +13,9 @@
 enum {
     SAMPLE_BYTES = 1 << 16,
     PROBE_ROWS = 512,
+    PROBE_STREAMS = 8,
+    PROBE_STEPS = 4,
+    PROMPT_TOKENS = 4096,    /* of a dense prompt, where that decides about memory */
     PROCESS_BYTES = 6 << 20, /* program, libraries, stacks */
     READER_BYTES = 3 << 20,  /* buffers of input and of rows */
     BLOCK_BYTES = 4 << 20,   /* of a published frame: one block to read, one to write */
@@ -21,6 +26,26 @@ enum {
 /* Bytes of content that a byte of a compressed file is taken for: text with gzip or zstd's usual
  * levels comes to 3 or 4. */
 static const double PACKED_RATIO = 3.5;
+
+/* Documents per byte of JSON lines, from the beginning of the first such input. */
+static double lines_per_byte(const struct session *s) {
+    double result = 1.0 / 256;
+    for (int i = 0; i < s->plan->n_slice; i++) {
+        const struct corpus_file *f = &s->plan->slices[i].file;
+        if (f->kind != CORPUS_JSONL || f->packing != UNPACK_NONE || f->size < 1) continue;
+        struct sbuf piece;
+        sbuf_init(&piece);
+        const size_t n = f->size < SAMPLE_BYTES ? (size_t)f->size : SAMPLE_BYTES;
+        if (file_read_piece(f->path, 0, n, &piece, NULL) == OK) {
+            int64_t lines = piece.s[piece.n - 1] != '\n';
+            for (size_t k = 0; k < piece.n; k++) lines += piece.s[k] == '\n';
+            result = (double)(lines > 0 ? lines : 1) / (double)piece.n;
+        }
+        sbuf_fini(&piece);
+        break;
+    }
+    return result;
+}
 
 /* Bytes of text a token stands for, from the beginning of the first text of the plan; 4 without one. */
 static enum status sample_text(const struct session *s, double *bytes_per_token, struct err *e) {
@@ -79,7 +104,7 @@ static enum status probe(const struct session *s, double *seconds_per_row, struc
     int32_t ids[PROBE_ROWS + 1] = {0};
     const int64_t n_vocab = model_arch(s->model)->n_vocab;
     for (int i = 0; i <= PROBE_ROWS; i++) ids[i] = (int32_t)((i * 7919LL) % n_vocab);
-    const struct vis_rule rule = score_rule(&s->man->settings[0]);
+    const struct vis_rule rule = part_rule(&s->man->settings[0]);
     TRY(span_open(&sp, s->mo, PROBE_ROWS, e));
     TRY(cache_open(&c, s->mo, &rule, e));
     double best = 0;
@@ -99,6 +124,64 @@ done:
     return st;
 }
 
+/* Seconds a step of the stream engine takes for one of its streams, with so many of them. */
+static enum status probe_streams(const struct session *s, double *seconds_per_token,
+                                 struct err *e) {
+    enum status st = OK;
+    struct stream *engine = NULL;
+    struct cache *c = NULL;
+    struct stream_past *past = NULL;
+    struct stream_how how;
+    const struct vis_rule rule = part_rule(&s->man->settings[0]);
+    const int n = s->n_stream < PROBE_STREAMS ? s->n_stream : PROBE_STREAMS;
+    const struct stream_config sc = {.n_stream = n};
+    const int32_t id = 0;
+    stream_how_init(&how);
+    how.max_new = PROBE_STEPS + 1;
+    TRY(stream_open(&engine, s->mo, &sc, e));
+    TRY(cache_open(&c, s->mo, &rule, e));
+    for (int i = 0; i < n; i++) {
+        int slot = 0;
+        TRY(stream_past_open(&past, s->mo, &how, e));
+        const struct stream_entry in = {.cache = c, .past = &past, .how = &how, .ids = &id, .n = 1};
+        TRY(stream_enter(engine, &in, &slot, e));
+    }
+    double best = 0;
+    for (int i = 0; i < PROBE_STEPS; i++) {
+        const int64_t t0 = clock_ns();
+        TRY(stream_step(engine, NULL, e));
+        const double took = (double)(clock_ns() - t0) / 1e9;
+        if (i == 0 || took < best) best = took;
+    }
+    *seconds_per_token = best / n;
+done:
+    stream_past_close(past);
+    cache_close(c);
+    stream_close(engine);
+    return st;
+}
+
+/* What a generate job adds: answers as long as they may be. */
+static enum status estimate_answers(const struct session *s, double documents,
+                                    struct run_estimate *est, struct err *e) {
+    enum status st = OK;
+    const int64_t max_new = s->man->generate.max_new_tokens;
+    const double most = documents * (double)s->man->n_settings * (double)max_new;
+    double seconds_per_token = 0;
+    TRY(probe_streams(s, &seconds_per_token, e));
+    est->streams = s->n_stream;
+    est->documents = (int64_t)(documents + 0.5);
+    est->tokens_most = most < 9e18 ? (int64_t)most : INT64_MAX;
+    est->seconds += most * seconds_per_token;
+    est->stream_bytes = session_stream_bytes(s, s->n_stream, PROMPT_TOKENS + max_new);
+    const int64_t weights = stream_weights_bytes(s->model, s->compute == DT_BF16 ? 2 : 4);
+    // Its prompts' caches come and go; a checkpoint is in memory once more while a run takes it up.
+    est->memory_bytes += est->stream_bytes + weights + est->stream_bytes;
+    est->weights_bytes += weights;
+done:
+    return st;
+}
+
 static void estimate_memory(const struct session *s, double longest, struct run_estimate *est) {
     const struct arch *a = model_arch(s->model);
     const size_t word = s->compute == DT_BF16 ? 2 : 4;
@@ -106,7 +189,7 @@ static void estimate_memory(const struct session *s, double longest, struct run_
     est->weights_bytes = span_weights_bytes(s->model, word);
     int64_t rows = 0, cache = 0;
     for (int i = 0; i < n_setting; i++) {
-        const struct vis_rule r = score_rule(&s->man->settings[i]);
+        const struct vis_rule r = part_rule(&s->man->settings[i]);
         const int64_t n = r.dense ? (int64_t)longest : INT64_MAX / 4;
         cache += cache_bytes(a, s->mo->classes, s->mo->class_of_layer, &r, n, word);
         rows += vis_cache_sinks(&r, &s->mo->classes[0]) + vis_cache_most(&r, &s->mo->classes[0], n);
@@ -115,7 +198,7 @@ static void estimate_memory(const struct session *s, double longest, struct run_
     // Working keys and values are packed once more for the kernels.
     est->span_bytes = span_bytes(a, s->n_row, rows, word) +
                       2 * (s->n_row + rows) * a->n_kv * a->d_head * (int64_t)word;
-    const double lines = s->man->score.tokens ? longest * ROW_BYTES : 0;
+    const double lines = man_wants_tokens(s->man) ? longest * ROW_BYTES : 0;
     const int64_t publish = 2 * (lines < BLOCK_BYTES ? (int64_t)lines : BLOCK_BYTES);
     est->memory_bytes = PROCESS_BYTES + READER_BYTES + publish + est->weights_bytes +
                         est->cache_bytes + est->span_bytes +
@@ -129,18 +212,26 @@ static bool has_results(const char *dir, int part, int n_part) {
     return access(path, F_OK) == 0;
 }
 
+struct sums {
+    double tokens, documents; /* left to do */
+    double longest;           /* tokens of a slice */
+};
+
 static void count_parts(const struct session *s, const int *rank_of_part, const char *dir,
-                        double bytes_per_token, struct run_estimate *est, double *tokens,
-                        double *longest, struct sbuf *table) {
+                        double bytes_per_token, struct run_estimate *est, struct sums *sums,
+                        struct sbuf *table) {
     const struct plan *p = s->plan;
+    const double per_byte = lines_per_byte(s);
     for (int i = 0; i < p->n_part; i++) {
         const bool mine = rank_of_part[i] == s->o->rank.i, done = has_results(dir, i, p->n_part);
         const int64_t bytes = p->parts[i].bytes > 0 ? p->parts[i].bytes : 0;
-        double n = 0;
+        double n = 0, documents = 0;
         for (int k = 0; k < p->parts[i].n_slice; k++) {
             const double t = tokens_in(s, &p->slices[p->parts[i].first_slice + k], bytes_per_token);
-            *longest = t > *longest ? t : *longest;
+            const struct plan_slice *sl = &p->slices[p->parts[i].first_slice + k];
+            sums->longest = t > sums->longest ? t : sums->longest;
             n += t;
+            documents += sl->file.kind == CORPUS_TXT ? 1 : (double)plan_slice_bytes(sl) * per_byte;
         }
         est->bytes += bytes;
         est->n_published += done;
@@ -149,7 +240,8 @@ static void count_parts(const struct session *s, const int *rank_of_part, const 
             est->bytes_mine += bytes;
             if (!done) {
                 est->bytes_left += bytes;
-                *tokens += n * (double)s->man->n_settings;
+                sums->tokens += n * (double)s->man->n_settings;
+                sums->documents += documents;
             }
         }
         if (table != NULL) {
@@ -168,7 +260,8 @@ enum status run_plan(const struct manifest *man, const struct run_options *o,
     struct sbuf dir, job;
     char dtype[16] = "";
     int *rank_of_part = NULL;
-    double tokens = 0, longest = 0, seconds_per_row = 0;
+    struct sums sums = {0};
+    double seconds_per_row = 0;
     memset(est, 0, sizeof *est);
     memset(&s, 0, sizeof s);
     sbuf_init(&dir);
@@ -188,12 +281,12 @@ enum status run_plan(const struct manifest *man, const struct run_options *o,
     TRY(plan_deal(s.plan, o->rank.n, rank_of_part, e));
     TRY(sample_text(&s, &est->bytes_per_token, e));
     TRY(probe(&s, &seconds_per_row, e));
-    count_parts(&s, rank_of_part, sbuf_str(&dir), est->bytes_per_token, est, &tokens, &longest,
-                parts_table);
-    est->tokens = (int64_t)tokens;
-    est->seconds = tokens * seconds_per_row;
+    count_parts(&s, rank_of_part, sbuf_str(&dir), est->bytes_per_token, est, &sums, parts_table);
+    est->tokens = (int64_t)sums.tokens;
+    est->seconds = sums.tokens * seconds_per_row;
     est->span_rows = s.n_row;
-    estimate_memory(&s, longest, est);
+    estimate_memory(&s, sums.longest, est);
+    if (man->job == MAN_GENERATE) TRY(estimate_answers(&s, sums.documents, est, e));
     snprintf(est->device, sizeof est->device, "%s", dev_describe(s.dev));
     snprintf(est->dtype, sizeof est->dtype, "%s", session_dtype(&s));
     if (parts_table != NULL) TRY(sbuf_status(parts_table, e));

@@ -9,6 +9,7 @@
  *   OUT/.basin/done/00017.json             counts and hashes of part 17's files
  *   OUT/.basin/work/00017/ATTEMPT/         one attempt's own directory, written by nobody else:
  *       results tokens errors              segments: LZ4 frames back to back
+ *       spool                              raw bytes: token lines whose turn has not come
  *       commits                            a line per commit: JSON, a space, XXH64 of the JSON
  *       state-0 state-1                    mid-document checkpoints, written in turn
  *       alive                              flock'ed by the attempt
@@ -37,8 +38,9 @@ struct ledger; /* opaque: an output directory opened for a run */
 struct ledger_config {
     const char *dir;
     const char *job_json; /* an object; members "identity" and "parts" are compared with those of
-                             the directory's own job, the rest is for people; output.path and
-                             compute.span_tokens of "identity"'s "manifest" may differ */
+                             the directory's own job, the rest is for people; output.path,
+                             compute.span_tokens and generate.streams of "identity"'s "manifest" may
+                             differ */
     int n_part;
     bool tokens;         /* parts have a tokens file */
     bool overwrite;      /* throw away what another job left here */
@@ -119,7 +121,8 @@ void ledger_part_close(struct ledger_part *p);
  * Errors: E_IO, E_NOMEM, E_BUG (token lines while a document is in progress). */
 enum status ledger_add(struct ledger_part *p, enum ledger_stream s, const char *lines, size_t n,
                        struct err *e) WARN_UNUSED;
-/* Token lines of the document in progress. */
+/* Token lines of the document in progress. They are in the file about a second later, for readers that
+ * do not wait for commits. */
 enum status ledger_add_open(struct ledger_part *p, const char *lines, size_t n,
                             struct err *e) WARN_UNUSED;
 /* The document in progress is finished: its token lines count as finished. */
@@ -128,8 +131,22 @@ void ledger_close_document(struct ledger_part *p);
  * them stands for the beginning of that document from now on. Errors: E_IO. */
 enum status ledger_drop_document(struct ledger_part *p, struct err *e) WARN_UNUSED;
 
+/* Puts bytes aside until they are wanted; *at is where they are. They survive a kill with the next
+ * commit that has a state. Errors: E_IO, E_NOMEM. */
+enum status ledger_spool(struct ledger_part *p, const char *bytes, size_t n, int64_t *at,
+                         struct err *e) WARN_UNUSED;
+/* Appends to `out` the n bytes that were put at `at`. Errors: E_IO (also: not there), E_NOMEM. */
+enum status ledger_unspool(struct ledger_part *p, int64_t at, size_t n, struct sbuf *out,
+                           struct err *e) WARN_UNUSED;
+
 /* Bytes of finished lines that a kill would lose now. */
 int64_t ledger_uncommitted(const struct ledger_part *p);
+
+/* Bytes of a mid-document checkpoint in pieces, where it is too large to lie in memory: the next commit
+ * takes them, with n_state LEDGER_STATE_PUT. Errors: E_IO, E_NOMEM; the pieces so far are gone then. */
+#define LEDGER_STATE_PUT SIZE_MAX
+enum status ledger_put_state(struct ledger_part *p, const char *bytes, size_t n,
+                             struct err *e) WARN_UNUSED;
 
 /* Makes everything added so far survive a kill. state: bytes of a mid-document checkpoint, n_state
  * 0: none, then lines of the document in progress do not count. Errors: E_IO, E_NOMEM; the commit

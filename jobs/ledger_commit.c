@@ -43,6 +43,7 @@ void ledger_print_point(const struct ledger_point *p, struct sbuf *line) {
     if (p->slot >= 0) {
         print_length(line, "open", &p->open);
         sbuf_printf(line, ",\"state\":{\"slot\":%d,\"xxh128\":\"%s\"}", p->slot, p->state_hash);
+        if (p->spool_bytes > 0) sbuf_printf(line, ",\"spool\":%" PRId64, p->spool_bytes);
     }
     sbuf_putc(line, '}');
     if (sbuf_status(line, NULL) != OK) return;
@@ -95,7 +96,8 @@ static bool get_point(const struct jnode *v, struct ledger_point *p) {
          get_hash(json_get(state, "xxh128"), false, p->state_hash) &&
          get_length(json_get(v, "open"), &p->open);
     p->slot = (int)slot;
-    return ok;
+    const struct jnode *spool = json_get(v, "spool");
+    return ok && (spool == NULL || get_count(spool, INT64_MAX, &p->spool_bytes));
 }
 
 // A line without its newline.
@@ -128,47 +130,87 @@ static uint64_t get_le(const char *p, int n) {
     return v;
 }
 
-enum status ledger_write_state(const char *path, const char *bytes, size_t n, char hash[HASH_TEXT],
-                               struct err *e) {
+enum status ledger_state_open(struct ledger_state *s, const char *path, struct err *e) {
+    enum status st = OK;
+    const char head[STATE_HEADER_BYTES] = {0};
+    s->n = 0;
+    TRY(hash_open(&s->hash, e));
+    // Not the atomic way: the other file is the valid one until a commit names this one.
+    s->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (s->fd < 0) {
+        st = err_errno(e, E_IO, errno, "%s: cannot create", path);
+        goto done;
+    }
+    s->open = true;
+    TRY(file_write_all(s->fd, path, head, sizeof head, e));
+done:
+    if (st != OK) ledger_state_close(s);
+    return st;
+}
+
+enum status ledger_state_add(struct ledger_state *s, const char *path, const char *bytes, size_t n,
+                             struct err *e) {
+    const enum status st = file_write_all(s->fd, path, bytes, n, e);
+    hash_add(s->hash, bytes, n);
+    s->n += n;
+    if (st != OK) ledger_state_close(s);
+    return st;
+}
+
+enum status ledger_state_end(struct ledger_state *s, const char *path, char hash[HASH_TEXT],
+                             struct err *e) {
     enum status st = OK;
     char head[STATE_HEADER_BYTES] = {0};
-    hash_once(bytes, n, hash);
+    hash_text(s->hash, hash);
     memcpy(head, state_magic, sizeof state_magic);
     put_le(head + 8, 1, 4);
-    put_le(head + 16, n, 8);
+    put_le(head + 16, s->n, 8);
     memcpy(head + 24, hash, HASH_TEXT - 1);
-    // Not the atomic way: the other file is the valid one until a commit names this one.
-    const int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) return err_errno(e, E_IO, errno, "%s: cannot create", path);
-    TRY(file_write_all(fd, path, head, sizeof head, e));
-    TRY(file_write_all(fd, path, bytes, n, e));
-    TRY(file_sync(fd, path, e));
+    if (lseek(s->fd, 0, SEEK_SET) != 0) {
+        st = err_errno(e, E_IO, errno, "%s", path);
+        goto done;
+    }
+    TRY(file_write_all(s->fd, path, head, sizeof head, e));
+    TRY(file_sync(s->fd, path, e));
 done:
-    close(fd);
+    ledger_state_close(s);
     return st;
+}
+
+void ledger_state_close(struct ledger_state *s) {
+    if (s->open) close(s->fd);
+    s->open = false;
+    hash_close(s->hash);
+    s->hash = NULL;
 }
 
 enum status ledger_read_state(const char *path, const char *hash, struct sbuf *out, struct err *e) {
     enum status st = OK;
     char have[HASH_TEXT];
-    struct sbuf all;
-    sbuf_init(&all);
-    TRY(file_read_all(path, SIZE_MAX, &all, e));
-    if (all.n < STATE_HEADER_BYTES || memcmp(all.s, state_magic, sizeof state_magic) != 0) {
+    struct sbuf head;
+    struct stat sb;
+    const size_t begin = out->n;
+    sbuf_init(&head);
+    if (stat(path, &sb) != 0) {
+        st = err_errno(e, E_NOINPUT, errno, "%s", path);
+        goto done;
+    }
+    if (sb.st_size < STATE_HEADER_BYTES) FAIL(e, E_FORMAT, "%s: not a checkpoint", path);
+    TRY(file_read_piece(path, 0, STATE_HEADER_BYTES, &head, e));
+    if (memcmp(head.s, state_magic, sizeof state_magic) != 0) {
         FAIL(e, E_FORMAT, "%s: not a checkpoint", path);
     }
-    if (get_le(all.s + 8, 4) != 1) FAIL(e, E_FORMAT, "%s: another version's checkpoint", path);
-    const size_t n = all.n - STATE_HEADER_BYTES;
-    if (get_le(all.s + 12, 4) != 0 || get_le(all.s + 16, 8) != n) {
+    if (get_le(head.s + 8, 4) != 1) FAIL(e, E_FORMAT, "%s: another version's checkpoint", path);
+    const size_t n = (size_t)sb.st_size - STATE_HEADER_BYTES;
+    if (get_le(head.s + 12, 4) != 0 || get_le(head.s + 16, 8) != n) {
         FAIL(e, E_FORMAT, "%s: cut short", path);
     }
-    hash_once(all.s + STATE_HEADER_BYTES, n, have);
-    if (memcmp(all.s + 24, have, HASH_TEXT - 1) != 0) FAIL(e, E_FORMAT, "%s: damaged", path);
+    TRY(file_read_piece(path, STATE_HEADER_BYTES, n, out, e));
+    hash_once(n > 0 ? out->s + begin : "", n, have);
+    if (memcmp(head.s + 24, have, HASH_TEXT - 1) != 0) FAIL(e, E_FORMAT, "%s: damaged", path);
     if (strcmp(have, hash) != 0) FAIL(e, E_FORMAT, "%s: of another commit", path);
-    sbuf_add(out, all.s + STATE_HEADER_BYTES, n);
-    TRY(sbuf_status(out, e));
 done:
-    sbuf_fini(&all);
+    sbuf_fini(&head);
     return st;
 }
 
@@ -280,6 +322,11 @@ static enum status search_attempt(struct ledger_candidates *out, const char *dir
         TRY(sbuf_status(&path, e));
         size[s] = stat(path.s, &sb) == 0 && S_ISREG(sb.st_mode) ? sb.st_size : -1;
     }
+    struct stat spool;
+    sbuf_clear(&path);
+    ledger_put_work(&path, dir, part, attempt, "spool");
+    TRY(sbuf_status(&path, e));
+    const int64_t n_spool = stat(path.s, &spool) == 0 && S_ISREG(spool.st_mode) ? spool.st_size : 0;
     for (size_t i = 0; i < tail.n;) {
         struct ledger_point p;
         bool valid = false;
@@ -291,7 +338,7 @@ static enum status search_attempt(struct ledger_candidates *out, const char *dir
         if (!valid || !lengths_fit(&p, size)) continue;
         if (retry_of != NULL && strcmp(p.retry_of, retry_of) != 0) continue;
         TRY(add_candidate(out, attempt, &p, -1, e));
-        const bool open_fits = p.open.file_bytes <= size[LEDGER_TOKENS];
+        const bool open_fits = p.open.file_bytes <= size[LEDGER_TOKENS] && p.spool_bytes <= n_spool;
         if (p.slot >= 0 && open_fits) TRY(add_candidate(out, attempt, &p, p.slot, e));
     }
 done:

@@ -153,7 +153,8 @@ static enum status add_row(struct keys *k, const char *label, const char *line, 
     TRY(sbuf_status(&key, e));
     TRY(mem_grow(&k->v, &k->cap, k->n + 1, sizeof *k->v, e));
     k->v[k->n++] = hash_64(key.s, key.n);
-    if (get(row, "num_tokens", &n_tok)) *tokens += n_tok;
+    const bool scored = get(row, "num_tokens", &n_tok);
+    if (scored || get(row, "completion_tokens", &n_tok)) *tokens += n_tok;
 done:
     json_close(j);
     sbuf_fini(&key);

@@ -8,8 +8,10 @@
  *    "retry_of":"",           XXH128 of the errors file that this attempt is to do away with
  *    "results":[400,900,"XXH128"],   bytes of the segment, bytes and XXH128 of the lines in them
  *    "token_rows":[..],"errors":[..],
- *    "open":[..],"state":{"slot":1,"xxh128":".."}}    only in the middle of a document: the length
- *                             of `tokens` with that document's lines, and the state file
+ *    "open":[..],"state":{"slot":1,"xxh128":".."},"spool":123}    only in the middle of a document:
+ *                             the length of `tokens` with that document's lines, the state file, and
+ *                             the bytes of `spool` (0 where not said), whose content the state's
+ *                             owner can check
  *
  * A state file, integers little-endian:
  *    0  magic "BASINCKP"
@@ -63,6 +65,7 @@ struct ledger_point {
     int slot;                  /* of the state file; -1: none, and the two below have no meaning */
     struct ledger_length open; /* of LEDGER_TOKENS, the document in progress included */
     char state_hash[HASH_TEXT];
+    int64_t spool_bytes;
 };
 
 extern const char *const ledger_stream_names[LEDGER_STREAMS]; /* "results", "tokens", "errors" */
@@ -81,8 +84,21 @@ bool ledger_has_results(const char *dir, int part, int n_part); /* done, as read
 /* ---- commits and states (ledger_commit.c) ---- */
 
 void ledger_print_point(const struct ledger_point *p, struct sbuf *line);
-enum status ledger_write_state(const char *path, const char *bytes, size_t n, char hash[HASH_TEXT],
-                               struct err *e) WARN_UNUSED;
+
+/* A state file while it is written; zeroed is none. After an error it is closed. */
+struct ledger_state {
+    bool open;
+    int fd;
+    size_t n;          /* bytes of the payload so far */
+    struct hash *hash; /* owned: of them */
+};
+enum status ledger_state_open(struct ledger_state *s, const char *path, struct err *e) WARN_UNUSED;
+enum status ledger_state_add(struct ledger_state *s, const char *path, const char *bytes, size_t n,
+                             struct err *e) WARN_UNUSED;
+/* Synced and closed. */
+enum status ledger_state_end(struct ledger_state *s, const char *path, char hash[HASH_TEXT],
+                             struct err *e) WARN_UNUSED;
+void ledger_state_close(struct ledger_state *s);
 /* Errors: E_NOINPUT, E_FORMAT, E_IO, E_NOMEM. */
 enum status ledger_read_state(const char *path, const char *hash, struct sbuf *out,
                               struct err *e) WARN_UNUSED;
@@ -148,6 +164,7 @@ struct ledger_segment {
     struct ledger_length done; /* the file's part that belongs to finished documents */
     int64_t committed_bytes;   /* of content: counted by the last commit */
     bool unsynced;
+    int64_t flushed_ns; /* when open lines last went to the file */
 };
 
 struct ledger_part {
@@ -158,11 +175,14 @@ struct ledger_part {
     char retry_of[HASH_TEXT];
     struct ledger_segment segs[LEDGER_STREAMS];
     struct file_append *commits; /* owned */
-    bool committed;              /* `commits` may hold something */
-    int next_slot;               /* for the next state: never the one that the last commit names */
-    bool broken;                 /* a sync failed: what the disk holds is not known any more */
-    bool published;              /* the own directory is of no more use */
-    struct sbuf path;            /* scratch */
+    struct file_append *spool;   /* owned; NULL until something is put there */
+    bool spool_unsynced;
+    struct ledger_state state; /* of the next commit, when it comes in pieces */
+    bool committed;            /* `commits` may hold something */
+    int next_slot;             /* for the next state: never the one that the last commit names */
+    bool broken;               /* a sync failed: what the disk holds is not known any more */
+    bool published;            /* the own directory is of no more use */
+    struct sbuf path;          /* scratch */
 };
 
 /* Path of a file in the own directory, borrowed until the next call. */

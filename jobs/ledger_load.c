@@ -5,6 +5,7 @@
 #include "io/lz4f.h"
 
 #include <string.h>
+#include <unistd.h>
 
 static enum status put_path(struct sbuf *path, const struct ledger_part *p, const char *attempt,
                             const char *file, struct err *e) {
@@ -33,6 +34,16 @@ done:
     return st;
 }
 
+static enum status copy_spool(struct ledger_part *p, const struct ledger_candidate *c,
+                              struct sbuf *path, struct err *e) {
+    enum status st = OK;
+    TRY(put_path(path, p, c->attempt, "spool", e));
+    st = file_copy_prefix(path->s, ledger_own_path(p, "spool"), c->point.spool_bytes, e);
+    if (st == E_IO && ledger_stamp_of(path->s).bytes < c->point.spool_bytes) st = E_FORMAT;
+done:
+    return st;
+}
+
 // E_FORMAT, E_NOINPUT: this one cannot be taken. Everything else would befall the next one as well.
 static enum status take(struct ledger_part *p, const struct ledger_candidate *c, struct sbuf *state,
                         struct err *e) {
@@ -41,6 +52,7 @@ static enum status take(struct ledger_part *p, const struct ledger_candidate *c,
     bool held = false, unsupported = false;
     struct sbuf path;
     sbuf_init(&path);
+    (void)unlink(ledger_own_path(p, "spool")); // of one that could not be taken
     // While we hold the lock of a dead attempt nobody else removes it.
     TRY(put_path(&path, p, c->attempt, "alive", e));
     st = file_lock_try(&alive, path.s, &held, &unsupported, NULL);
@@ -52,6 +64,7 @@ static enum status take(struct ledger_part *p, const struct ledger_candidate *c,
         if (st != OK) goto done;
     }
     for (int s = 0; s < LEDGER_STREAMS; s++) TRY(copy_segment(p, s, c, &path, e));
+    if (c->point.slot >= 0 && c->point.spool_bytes > 0) TRY(copy_spool(p, c, &path, e));
 done:
     file_unlock(alive);
     sbuf_fini(&path);

@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SPILL_BYTES = 1 << 20, MAX_OWN = 10000, MAX_TRIES = 100 };
+enum { SPILL_BYTES = 1 << 20, MAX_OWN = 10000, MAX_TRIES = 100, SHOW_NS = 1000000000 };
 
 const char *ledger_own_path(struct ledger_part *p, const char *file) {
     sbuf_clear(&p->path);
@@ -139,6 +139,10 @@ done:
     return st;
 }
 
+static enum status open_spool(struct ledger_part *p, struct err *e) {
+    return p->spool != NULL ? OK : file_append_open(&p->spool, ledger_own_path(p, "spool"), e);
+}
+
 static enum status open_files(struct ledger_part *p, bool resumed, struct err *e) {
     enum status st = OK;
     for (int s = 0; s < LEDGER_STREAMS; s++) {
@@ -151,6 +155,9 @@ static enum status open_files(struct ledger_part *p, bool resumed, struct err *e
         hash_text(g->hash, g->done.hash);
         g->content_bytes = 0;
     }
+    // What a state that was not taken had put aside is of no use.
+    if (!resumed) (void)unlink(ledger_own_path(p, "spool"));
+    if (access(ledger_own_path(p, "spool"), F_OK) == 0) TRY(open_spool(p, e));
     TRY(file_append_open(&p->commits, ledger_own_path(p, "commits"), e));
     TRY(file_sync_dir(ledger_own_path(p, NULL), e));
 done:
@@ -218,6 +225,8 @@ void ledger_part_close(struct ledger_part *p) {
         hash_close(p->segs[s].hash);
     }
     file_append_close(p->commits);
+    file_append_close(p->spool);
+    ledger_state_close(&p->state);
     file_unlock(p->alive); // before the removal: network file systems keep what is still open
     if (p->attempt != NULL && (p->published || !p->committed)) {
         forget_tree(ledger_own_path(p, NULL));
@@ -322,7 +331,33 @@ enum status ledger_add(struct ledger_part *p, enum ledger_stream s, const char *
 }
 
 enum status ledger_add_open(struct ledger_part *p, const char *lines, size_t n, struct err *e) {
-    return add(p, &p->segs[LEDGER_TOKENS], lines, n, false, e);
+    struct ledger_segment *g = &p->segs[LEDGER_TOKENS];
+    const enum status st = add(p, g, lines, n, false, e);
+    const int64_t now = clock_ns();
+    if (st != OK || now - g->flushed_ns < SHOW_NS) return st;
+    g->flushed_ns = now;
+    return flush(g, true, e);
+}
+
+enum status ledger_spool(struct ledger_part *p, const char *bytes, size_t n, int64_t *at,
+                         struct err *e) {
+    enum status st = OK;
+    if (p->broken) return broken(p, e);
+    TRY(open_spool(p, e));
+    *at = file_append_bytes(p->spool);
+    TRY(file_append_write(p->spool, bytes, n, e));
+    p->spool_unsynced = true;
+done:
+    return st;
+}
+
+enum status ledger_unspool(struct ledger_part *p, int64_t at, size_t n, struct sbuf *out,
+                           struct err *e) {
+    enum status st = OK;
+    TRY(open_spool(p, e));
+    TRY(file_read_piece(file_append_borrow_path(p->spool), at, n, out, e));
+done:
+    return st;
 }
 
 void ledger_close_document(struct ledger_part *p) {
@@ -370,9 +405,26 @@ static enum status save_state(struct ledger_part *p, struct ledger_point *pt, co
     pt->open.file_bytes = file_append_bytes(g->file);
     pt->open.content_bytes = g->content_bytes;
     hash_text(g->hash, pt->open.hash);
+    if (p->spool != NULL) pt->spool_bytes = file_append_bytes(p->spool);
     const char *path = ledger_own_path(p, ledger_state_names[pt->slot]);
-    TRY(ledger_write_state(path, state, n, pt->state_hash, e));
+    if (n != LEDGER_STATE_PUT) {
+        ledger_state_close(&p->state); // pieces that no commit took
+        TRY(ledger_state_open(&p->state, path, e));
+        TRY(ledger_state_add(&p->state, path, state, n, e));
+    } else if (!p->state.open) {
+        FAIL(e, E_BUG, "a commit without the state it says it has");
+    }
+    TRY(ledger_state_end(&p->state, path, pt->state_hash, e));
     TRY(file_sync_dir(ledger_own_path(p, NULL), e));
+done:
+    return st;
+}
+
+enum status ledger_put_state(struct ledger_part *p, const char *bytes, size_t n, struct err *e) {
+    enum status st = OK;
+    const char *path = ledger_own_path(p, ledger_state_names[p->next_slot]);
+    if (!p->state.open) TRY(ledger_state_open(&p->state, path, e));
+    TRY(ledger_state_add(&p->state, path, bytes, n, e));
 done:
     return st;
 }
@@ -400,6 +452,8 @@ enum status ledger_commit(struct ledger_part *p, const struct ledger_mark *m, co
         g->unsynced = false;
         pt.done[s] = g->done;
     }
+    if (n_state > 0 && p->spool_unsynced) TRY(sync_or_break(p, p->spool, e));
+    if (n_state > 0) p->spool_unsynced = false;
     if (n_state > 0) TRY(save_state(p, &pt, state, n_state, e));
     ledger_print_point(&pt, &line);
     TRY(sbuf_status(&line, e));

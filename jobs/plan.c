@@ -189,6 +189,8 @@ static enum status add_slice(struct builder *b, const struct plan_file *f, int64
                  .text_key = lines ? in->text_key : NULL,
                  .id_key = lines ? in->id_key : NULL,
                  .ids_key = lines ? in->ids_key : NULL,
+                 .messages_key = lines ? in->messages_key : NULL,
+                 .batch = lines && b->man->job == MAN_GENERATE,
                  .invalid_utf8 = in->invalid_utf8 == MAN_UTF8_REPLACE ? CORPUS_UTF8_REPLACE
                                                                       : CORPUS_UTF8_FAIL}};
     struct plan_part *part = &p->parts[p->n_part - 1];

@@ -64,7 +64,7 @@ enum status report_status(const char *dir, struct report_status *out, struct sbu
     struct sbuf path;
     sbuf_init(&path);
     memset(out, 0, sizeof *out);
-    TRY(report_open_dir(dir, &out->n_part, e));
+    TRY(report_open_dir(dir, &out->n_part, NULL, e));
     for (int i = 0; i < out->n_part; i++) {
         struct report_cursor cursor = {.taken_bytes = 0};
         TRY(part_status(dir, i, out->n_part, out, e));
@@ -114,6 +114,27 @@ static bool add_number(const struct jnode *row, const char *key, int64_t *total)
     return true;
 }
 
+static void add_answer(const struct jnode *row, struct report_total *total) {
+    const struct jnode *end = json_get(row, "finish_reason");
+    total->written = true;
+    total->has_text = false;
+    (void)add_number(row, "prompt_tokens", &total->num_tokens);
+    if (end != NULL && json_kind_of(end) == JSON_STR && strcmp(json_str(end, NULL), "stop") == 0) {
+        total->stopped++;
+    }
+}
+
+static enum status add_scores(const struct jnode *row, struct report_total *total, struct err *e) {
+    if (!add_number(row, "num_tokens", &total->num_tokens) ||
+        !add_number(row, "num_scored", &total->num_scored)) {
+        return err_fail(e, E_FORMAT, "no num_tokens or num_scored");
+    }
+    const bool bytes = add_number(row, "num_bytes", &total->num_bytes);
+    const bool words = add_number(row, "num_words", &total->num_words);
+    total->has_text = total->has_text && bytes && words;
+    return OK;
+}
+
 static enum status add_row(void *ctx, const char *line, size_t n, struct err *e) {
     enum status st = OK;
     struct totals *t = ctx;
@@ -129,13 +150,11 @@ static enum status add_row(void *ctx, const char *line, size_t n, struct err *e)
     TRY(find_total(t, name, &at, e));
     struct report_total *total = &t->v[at];
     total->documents++;
-    if (!add_number(row, "num_tokens", &total->num_tokens) ||
-        !add_number(row, "num_scored", &total->num_scored)) {
-        FAIL(e, E_FORMAT, "no num_tokens or num_scored");
+    if (add_number(row, "completion_tokens", &total->num_scored)) {
+        add_answer(row, total);
+    } else {
+        TRY(add_scores(row, total, e));
     }
-    const bool bytes = add_number(row, "num_bytes", &total->num_bytes);
-    const bool words = add_number(row, "num_words", &total->num_words);
-    total->has_text = total->has_text && bytes && words;
     const struct jnode *sum = json_get(row, "sum_logprob");
     const enum json_kind kind = sum != NULL ? json_kind_of(sum) : JSON_NIL;
     if (kind == JSON_INT || kind == JSON_NUM) num_sum_add(&t->sums[at], json_num(sum));
@@ -152,7 +171,7 @@ enum status report_stats(const char *dir, struct report_total **totals, int *n_t
     memset(&t, 0, sizeof t);
     *totals = NULL;
     *n_total = 0;
-    TRY(report_open_dir(dir, &n_part, e));
+    TRY(report_open_dir(dir, &n_part, NULL, e));
     for (int i = 0; i < n_part; i++) {
         struct report_cursor cursor = {.taken_bytes = 0};
         st = report_read_part(dir, i, n_part, LEDGER_RESULTS, &cursor, add_row, &t, e);

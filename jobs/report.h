@@ -23,8 +23,11 @@ struct report_query {
     const char *setting;       /* NULL: all */
     const char *const *fields; /* NULL: all, in file order; a field a row lacks is null */
     int n_field;
+    bool openai; /* results of a generate job as lines of an OpenAI batch's output; `stream` is
+                    results, then the failed documents follow; no other choice but id and setting */
     bool tsv;    /* with a header line; strings as they are with \t \n \\ escaped, null is empty */
-    bool follow; /* wait for more rows until _SUCCESS appears or stop() says so */
+    bool follow; /* wait for more rows until _SUCCESS appears or stop() says so; token rows of a
+                    generate job come while their document is being written */
     bool (*stop)(void *ctx);
     void *ctx;
 };
@@ -39,7 +42,9 @@ struct report_total {
     char setting[65];
     int64_t documents, num_tokens, num_scored, num_bytes, num_words;
     double sum_logprob;
-    bool has_text; /* every document of it was text: bytes and words count */
+    bool has_text;   /* every document of it was text: bytes and words count */
+    bool written;    /* of a generate job: num_tokens are prompts', num_scored those of answers */
+    int64_t stopped; /* answers that ended by themselves; the others were cut at their length */
 };
 /* totals: owned by the caller (mem_free), one per setting in order of first appearance. */
 enum status report_stats(const char *dir, struct report_total **totals, int *n_total,

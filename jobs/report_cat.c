@@ -20,6 +20,8 @@ struct cat {
     size_t n_column, cap_column;
     bool header_written;
     bool id_seen;
+    struct report_job job;
+    bool failed_rows; /* what comes now are errors */
 };
 
 static enum status flush(struct cat *c, struct err *e) {
@@ -154,7 +156,8 @@ static enum status on_row(void *ctx, const char *line, size_t n, struct err *e) 
     struct cat *c = ctx;
     struct json *j = NULL;
     const struct report_query *q = c->q;
-    if (q->id == NULL && q->setting == NULL && q->n_field == 0 && !q->tsv) {
+    const bool as_it_is = q->n_field == 0 && !q->tsv;
+    if (q->id == NULL && q->setting == NULL && as_it_is && !q->openai) {
         sbuf_add(&c->out, line, n); // as it stands
         sbuf_putc(&c->out, '\n');
         goto done;
@@ -165,7 +168,11 @@ static enum status on_row(void *ctx, const char *line, size_t n, struct err *e) 
     if (!is_string(row, "id", q->id)) goto done;
     c->id_seen = true;
     if (!is_string(row, "setting", q->setting)) goto done;
-    if (q->n_field == 0 && !q->tsv) {
+    if (q->openai) {
+        TRY(report_put_openai(line, n, c->failed_rows, sbuf_str(&c->job.model), &c->out, e));
+        goto done;
+    }
+    if (as_it_is) {
         sbuf_add(&c->out, line, n);
         sbuf_putc(&c->out, '\n');
         goto done;
@@ -244,10 +251,13 @@ static void wait_for_more(const struct report_query *q) {
 static enum status one_pass(struct cat *c, const char *dir, int n_part,
                             struct report_cursor *cursors, bool *finished, struct err *e) {
     enum status st = OK;
+    const enum ledger_stream s = c->failed_rows ? LEDGER_ERRORS : c->q->stream;
+    const bool live = c->q->follow && c->job.generates && s == LEDGER_TOKENS;
     *finished = true;
     for (int i = 0; i < n_part && !asked_to_stop(c->q); i++) {
         if (cursors[i].finished) continue;
-        st = report_read_part(dir, i, n_part, c->q->stream, &cursors[i], on_row, c, e);
+        cursors[i].live = live;
+        st = report_read_part(dir, i, n_part, s, &cursors[i], on_row, c, e);
         if (st != OK) {
             err_prefix(e, "part %d: ", i);
             goto done;
@@ -268,9 +278,10 @@ enum status report_cat(const char *dir, const struct report_query *q,
     int n_part = 0;
     bool finished = false, last = false;
     sbuf_init(&c.out);
-    TRY(report_open_dir(dir, &n_part, e));
+    TRY(report_open_dir(dir, &n_part, &c.job, e));
     if (q->setting != NULL) TRY(check_setting(dir, q->setting, e));
     TRY(mem_zalloc(&cursors, (size_t)n_part, sizeof *cursors, e));
+    if (q->openai && !c.job.generates) FAIL(e, E_ARG, "%s: not the output of a generate job", dir);
     if (q->tsv && q->n_field > 0) put_header(&c);
     while (!last) {
         // Asked before the pass: what was published before _SUCCESS came is read by this one.
@@ -278,6 +289,11 @@ enum status report_cat(const char *dir, const struct report_query *q,
         TRY(one_pass(&c, dir, n_part, cursors, &finished, e));
         last = last || finished || asked_to_stop(q);
         if (!last) wait_for_more(q);
+    }
+    if (q->openai) {
+        c.failed_rows = true;
+        memset(cursors, 0, (size_t)n_part * sizeof *cursors);
+        TRY(one_pass(&c, dir, n_part, cursors, &finished, e));
     }
     if (q->id != NULL && !c.id_seen && !asked_to_stop(q)) {
         FAIL(e, E_NOINPUT, "%s: no row of a document \"%.100s\"%s", dir, q->id,
@@ -288,5 +304,6 @@ done:
     mem_free(c.columns);
     mem_free(cursors);
     sbuf_fini(&c.out);
+    sbuf_fini(&c.job.model);
     return st;
 }

@@ -9,11 +9,25 @@
 
 enum { MAX_LOOKS = 5 };
 
-enum status report_open_dir(const char *dir, int *n_part, struct err *e) {
+static const struct jnode *member(const struct jnode *v, const char *key) {
+    return v != NULL && json_kind_of(v) == JSON_OBJ ? json_get(v, key) : NULL;
+}
+
+enum status report_open_dir(const char *dir, int *n_part, struct report_job *out, struct err *e) {
     enum status st = OK;
     struct json *job = NULL;
+    if (out != NULL) memset(out, 0, sizeof *out);
     TRY(ledger_read_job(&job, dir, e));
     *n_part = (int)json_len(json_get(json_root(job), "parts"));
+    if (out == NULL) goto done;
+    const struct jnode *man = member(member(json_root(job), "identity"), "manifest");
+    const struct jnode *kind = member(man, "job"), *model = member(member(man, "model"), "path");
+    out->generates = kind != NULL && json_kind_of(kind) == JSON_STR &&
+                     strcmp(json_str(kind, NULL), "generate") == 0;
+    if (model != NULL && json_kind_of(model) == JSON_STR) {
+        sbuf_puts(&out->model, json_str(model, NULL));
+        TRY(sbuf_status(&out->model, e));
+    }
 done:
     json_close(job);
     return st;
@@ -39,10 +53,11 @@ done:
 }
 
 // limit: bytes of content that count, -1 for all.
-static enum status read_frames(const char *path, int64_t limit, struct sink *k, struct err *e) {
+static enum status read_frames(const char *path, int64_t limit, enum lz4f_tail tail, struct sink *k,
+                               struct err *e) {
     enum status st = OK;
     struct lz4f_reader *r = NULL;
-    TRY(lz4f_open(&r, path, LZ4F_WHOLE, e));
+    TRY(lz4f_open(&r, path, tail, e));
     for (int64_t at = 0; limit < 0 || at < limit;) {
         const char *line = NULL;
         size_t n = 0;
@@ -80,7 +95,7 @@ static enum status read_published(const char *dir, int part, int n_part, enum le
     sbuf_init(&path);
     ledger_put_published(&path, dir, s, part, n_part);
     TRY(sbuf_status(&path, e));
-    st = s == LEDGER_ERRORS ? read_plain(path.s, k, e) : read_frames(path.s, -1, k, e);
+    st = s == LEDGER_ERRORS ? read_plain(path.s, k, e) : read_frames(path.s, -1, LZ4F_WHOLE, k, e);
 done:
     sbuf_fini(&path);
     return st;
@@ -99,11 +114,12 @@ static enum status read_work(const char *dir, int part, enum ledger_stream s, st
     for (size_t i = 0; i < c.n; i++) {
         struct err why = {.code = OK};
         const struct ledger_length *length = &c.v[i].point.done[s];
-        if (length->content_bytes <= k->cursor->taken_bytes) break;
+        if (!k->cursor->live && length->content_bytes <= k->cursor->taken_bytes) break;
         sbuf_clear(&path);
         ledger_put_work(&path, dir, part, c.v[i].attempt, ledger_stream_names[s]);
         TRY(sbuf_status(&path, e));
-        st = read_frames(path.s, length->content_bytes, k, &why);
+        st = k->cursor->live ? read_frames(path.s, -1, LZ4F_TORN_OK, k, &why)
+                             : read_frames(path.s, length->content_bytes, LZ4F_WHOLE, k, &why);
         if (st == OK) break;
         if (k->failed != OK || st == E_NOMEM) FAIL(e, st, "%s", why.msg);
         *lost = *lost || st == E_NOINPUT;

@@ -194,7 +194,7 @@ enum status report_verify(const char *dir, struct sbuf *findings, bool *ok, stru
     enum status st = OK;
     struct check c = {.dir = dir, .findings = findings, .ok = true, .all_published = true};
     sbuf_init(&c.path);
-    TRY(report_open_dir(dir, &c.n_part, e));
+    TRY(report_open_dir(dir, &c.n_part, NULL, e));
     for (int i = 0; i < c.n_part; i++) {
         const bool published = ledger_has_results(dir, i, c.n_part);
         c.all_published = c.all_published && published;

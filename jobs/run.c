@@ -2,81 +2,11 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
-#include "jobs/session.h"
+#include "jobs/run_impl.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
-
-struct run {
-    struct session session;
-    struct ledger *ledger; /* owned; NULL when rows go to a sink */
-    struct scorer *scorer; /* owned */
-    const struct run_options *o;
-    int *rank_of_part; /* owned [n_part] */
-    char attempt[64];
-    int64_t started_ns, started_unix_ns;
-    int64_t deadline_ns;             /* monotonic; 0: none */
-    int64_t bytes_done, bytes_total; /* of finished parts; of all parts of this rank, -1: unknown */
-    int64_t bytes_begun;             /* of finished parts: what earlier attempts had done */
-    int parts_done, parts;
-    struct sbuf records;      /* finished parts of this run, as JSON objects with commas */
-    struct ledger_part *part; /* owned: the part in hand */
-    int part_number;
-    struct ledger_mark begun; /* where it stood when this run took it */
-    int64_t tokens_before, resumed_before;
-};
-
-/* ---- stopping ---- */
-
-// True when a signal came, or when another span might not end before the time limit.
-static bool must_stop(void *ctx) {
-    struct run *r = ctx;
-    const struct run_hooks *h = &r->o->hooks;
-    if (h->stop != NULL && h->stop(h->ctx)) return true;
-    if (r->deadline_ns == 0) return false;
-    const int64_t reserve = 500000000; // for the checkpoint
-    return clock_ns() + reserve >= r->deadline_ns;
-}
-
-static void set_deadline(struct run *r) {
-    const int64_t now = clock_ns();
-    const int64_t last_s = INT64_MAX / 1000000000; // an end behind it is no end
-    if (r->o->time_limit_s > 0) r->deadline_ns = now + (int64_t)(r->o->time_limit_s * 1e9);
-    if (r->o->end_unix_s > 0 && r->o->end_unix_s <= last_s) {
-        // the scheduler's word: be gone ten seconds earlier
-        const int64_t left = (r->o->end_unix_s - 10) * 1000000000 - clock_unix_ns();
-        const int64_t at = now + (left > 1 ? left : 1);
-        if (r->deadline_ns == 0 || at < r->deadline_ns) r->deadline_ns = at;
-    }
-}
-
-/* ---- talking ---- */
-
-static void note(void *ctx, enum run_note kind, const char *text) {
-    const struct run *r = ctx;
-    if (r->o->hooks.note != NULL) r->o->hooks.note(r->o->hooks.ctx, kind, text);
-}
-
-static void progress(void *ctx, const struct score_totals *t, const char *source) {
-    const struct run *r = ctx;
-    if (r->o->hooks.progress == NULL) return;
-    // What an earlier attempt did is neither done by this run nor left to it.
-    const int64_t begun = r->bytes_begun + (r->part != NULL ? t->part_begun : 0);
-    const int64_t done = r->bytes_done + (r->part != NULL ? t->part_bytes : 0) - begun;
-    const struct run_progress p = {.documents = t->documents,
-                                   .failed = t->failed,
-                                   .tokens = t->tokens,
-                                   .bytes_done = done,
-                                   .bytes_total = r->bytes_total < 0 ? -1 : r->bytes_total - begun,
-                                   .seconds = (double)(clock_ns() - r->started_ns) / 1e9,
-                                   .sum_logprob = num_sum_value(&t->sum),
-                                   .num_scored = t->num_scored,
-                                   .parts_done = r->parts_done,
-                                   .parts = r->parts,
-                                   .source = source};
-    r->o->hooks.progress(r->o->hooks.ctx, &p);
-}
 
 static void event(const struct run *r, struct sbuf *json) {
     if (r->o->hooks.event != NULL && !json->failed)
@@ -87,7 +17,7 @@ static void event(const struct run *r, struct sbuf *json) {
 
 // What this run has done of the part in hand.
 static void describe_part(const struct run *r, const char *end, struct sbuf *out) {
-    const struct score_totals *t = score_totals(r->scorer);
+    const struct part_totals *t = work_totals(&r->work);
     sbuf_printf(out,
                 "%s{\"part\":%d,\"documents_resumed\":%lld,\"tokens_resumed\":%lld,\"tokens_"
                 "computed\":%lld,"
@@ -104,7 +34,7 @@ static enum status write_record(struct run *r, bool ended, struct err *e) {
     char host[128] = "unknown", cpu[128];
     gethostname(host, sizeof host - 1);
     cpu_model(cpu, sizeof cpu);
-    const struct score_totals *t = score_totals(r->scorer);
+    const struct part_totals *t = work_totals(&r->work);
     double stage[DEV_STAGE_COUNT];
     dev_times(r->session.dev, stage);
     sbuf_printf(&b, "{\"attempt\":\"%s\",\"version\":\"%s\",\"host\":", r->attempt, BASIN_VERSION);
@@ -140,7 +70,7 @@ done:
     return st;
 }
 
-/* ---- the ledger as the scorer sees it ---- */
+/* ---- the ledger as the work sees it ---- */
 
 static enum status out_add(void *ctx, enum ledger_stream s, const char *lines, size_t n,
                            struct err *e) {
@@ -159,6 +89,18 @@ static enum status out_drop(void *ctx, struct err *e) {
     return ledger_drop_document(((struct run *)ctx)->part, e);
 }
 
+static enum status out_spool(void *ctx, const char *bytes, size_t n, int64_t *at, struct err *e) {
+    return ledger_spool(((struct run *)ctx)->part, bytes, n, at, e);
+}
+
+static enum status out_unspool(void *ctx, int64_t at, size_t n, struct sbuf *out, struct err *e) {
+    return ledger_unspool(((struct run *)ctx)->part, at, n, out, e);
+}
+
+static enum status out_put_state(void *ctx, const char *bytes, size_t n, struct err *e) {
+    return ledger_put_state(((struct run *)ctx)->part, bytes, n, e);
+}
+
 static int64_t out_uncommitted(void *ctx) {
     return ledger_uncommitted(((struct run *)ctx)->part);
 }
@@ -172,18 +114,20 @@ static enum status out_commit(void *ctx, const struct ledger_mark *m, const char
 
 /* ---- parts ---- */
 
-static enum status score_and_publish(struct run *r, int part, struct ledger_mark *mark,
-                                     const struct sbuf *state, struct err *e) {
+static enum status compute_and_publish(struct run *r, int part, struct ledger_mark *mark,
+                                       struct sbuf *state, struct err *e) {
     enum status st = OK;
-    const struct score_out out = {.ctx = r,
-                                  .add = out_add,
-                                  .add_open = out_add_open,
-                                  .close_document = out_close,
-                                  .drop_document = out_drop,
-                                  .uncommitted = out_uncommitted,
-                                  .commit = out_commit};
-    const struct plan *plan = r->session.plan;
-    TRY(score_part(r->scorer, plan, &plan->parts[part], &out, mark, state, e));
+    const struct part_out out = {.ctx = r,
+                                 .add = out_add,
+                                 .add_open = out_add_open,
+                                 .close_document = out_close,
+                                 .drop_document = out_drop,
+                                 .spool = out_spool,
+                                 .unspool = out_unspool,
+                                 .uncommitted = out_uncommitted,
+                                 .put_state = out_put_state,
+                                 .commit = out_commit};
+    TRY(work_part(&r->work, r->session.plan, part, &out, mark, state, e));
     TRY(ledger_publish(r->part, mark, e));
 done:
     return st;
@@ -221,7 +165,7 @@ static void adopt(struct run *r, int part) {
     add_work(r, part);
 }
 
-/* Takes, scores and publishes one part. *held: another run has it. */
+/* Takes, computes and publishes one part. *held: another run has it. */
 static enum status run_part(struct run *r, int part, bool *held, bool *no_locks, struct err *e) {
     enum status st = OK;
     struct ledger_mark mark;
@@ -235,15 +179,15 @@ static enum status run_part(struct run *r, int part, bool *held, bool *no_locks,
     adopt(r, part);
     r->part_number = part;
     r->begun = mark;
-    r->tokens_before = score_totals(r->scorer)->tokens;
-    r->resumed_before = score_totals(r->scorer)->tokens_resumed;
+    r->tokens_before = work_totals(&r->work)->tokens;
+    r->resumed_before = work_totals(&r->work)->tokens_resumed;
     part_event(r, "part_begin", part, &mark);
-    st = score_and_publish(r, part, &mark, &state, e);
+    st = compute_and_publish(r, part, &mark, &state, e);
     describe_part(r, st == OK ? "published" : err_name(st), &r->records);
     if (st == OK) part_event(r, "part_end", part, &mark);
     if (st == OK) {
         r->bytes_done += r->session.plan->parts[part].bytes;
-        r->bytes_begun += score_totals(r->scorer)->part_begun;
+        r->bytes_begun += work_totals(&r->work)->part_begun;
     }
 done:
     ledger_part_close(r->part);
@@ -269,12 +213,12 @@ static enum status run_parts(struct run *r, bool mine, int *n_held, bool *no_loc
         if (!mine && is_stdin(r, i)) continue; // what this process reads there is another text
         // Asked only where there is work to give up: a job that is all done is done, not stopped.
         const bool settled = ledger_is_settled(r->ledger, i);
-        if (!settled && must_stop(r)) FAIL(e, E_CANCEL, "stopped on request");
+        if (!settled && run_must_stop(r)) FAIL(e, E_CANCEL, "stopped on request");
         st = run_part(r, i, &held, no_locks, &why);
         if (held) ++*n_held;
         if (st == E_NOINPUT) {
             if (first->code == OK) *first = why;
-            note(r, RUN_WARNING, why.msg);
+            run_say(r, RUN_WARNING, why.msg);
             st = OK;
             continue;
         }
@@ -329,32 +273,17 @@ static enum status open_run(struct run *r, const struct manifest *man, struct er
                                      .n_part = r->session.plan->n_part,
                                      .overwrite = r->o->overwrite,
                                      .attempt = r->attempt,
-                                     .tokens = man->score.tokens,
+                                     .tokens = man_wants_tokens(man),
                                      .retry_failed = r->o->retry_failed};
     TRY(ledger_open(&r->ledger, &lc, e));
     TRY(mem_zalloc(&r->rank_of_part, (size_t)r->session.plan->n_part, sizeof(int), e));
     TRY(plan_deal(r->session.plan, r->o->rank.n, r->rank_of_part, e));
     count_work(r);
-    struct score_config sc;
-    session_score_config(&r->session, &sc);
-    sc.stop = (struct span_stop){must_stop, r};
-    sc.note = note;
-    sc.progress = progress;
-    sc.ctx = r;
-    TRY(score_open(&r->scorer, &sc, e));
+    TRY(run_open_work(r, e));
 done:
     sbuf_fini(&dir);
     sbuf_fini(&job);
     return st;
-}
-
-static void close_run(struct run *r) {
-    score_close(r->scorer);
-    ledger_part_close(r->part);
-    ledger_close(r->ledger);
-    session_close(&r->session);
-    mem_free(r->rank_of_part);
-    sbuf_fini(&r->records);
 }
 
 static bool stdin_needed(const struct run *r) {
@@ -376,10 +305,11 @@ static enum status run_all(struct run *r, struct run_result *out, struct err *e)
     if (stdin_needed(r)) TRY(session_spool_stdin(&r->session, ledger_dir(r->ledger), e));
     TRY(run_parts(r, true, &held, &no_locks, &first, e));
     if (no_locks) {
-        note(r, RUN_WARNING,
-             "this file system has no working locks: the run keeps to its own shard; do not start "
-             "the same "
-             "shard twice");
+        run_say(
+            r, RUN_WARNING,
+            "this file system has no working locks: the run keeps to its own shard; do not start "
+            "the same "
+            "shard twice");
     }
     if (r->o->steal && !no_locks) TRY(run_parts(r, false, &held_elsewhere, &no_locks, &first, e));
     out->end = held + held_elsewhere > 0 ? RUN_HELD : RUN_DONE;
@@ -399,7 +329,7 @@ enum status run_job(const struct manifest *man, const struct run_options *o, str
     r.started_ns = clock_ns();
     r.started_unix_ns = clock_unix_ns();
     name_attempt(&r);
-    set_deadline(&r);
+    run_set_deadline(&r);
     TRY(open_run(&r, man, e));
     struct err why = {0};
     st = run_all(&r, out, &why);
@@ -412,104 +342,6 @@ enum status run_job(const struct manifest *man, const struct run_options *o, str
     if (st == OK) st = summarize(&r, out, &why);
     if (st != OK) st = err_fail(e, st, "%s", why.msg);
 done:
-    close_run(&r);
-    return st;
-}
-
-/* ---- straight to a sink ---- */
-
-struct direct {
-    struct run *run;
-    const struct run_sink *sink;
-};
-
-static enum status direct_lines(void *ctx, enum ledger_stream s, const char *lines, size_t n,
-                                struct err *e) {
-    static const char kinds[LEDGER_STREAMS] = {'r', 't', 'e'};
-    const struct direct *d = ctx;
-    enum status st = OK;
-    while (n > 0 && st == OK) {
-        const char *end = memchr(lines, '\n', n);
-        const size_t len = end != NULL ? (size_t)(end - lines) + 1 : n;
-        st = d->sink->line(d->sink->ctx, kinds[s], lines, len, e);
-        lines += len;
-        n -= len;
-    }
-    return st;
-}
-
-static enum status direct_open(void *ctx, const char *lines, size_t n, struct err *e) {
-    return direct_lines(ctx, LEDGER_TOKENS, lines, n, e);
-}
-
-static void direct_close(void *ctx) {
-    (void)ctx;
-}
-
-static enum status direct_drop(void *ctx, struct err *e) {
-    (void)ctx, (void)e; // lines that have left cannot be called back; the error row follows them
-    return OK;
-}
-
-static int64_t direct_uncommitted(void *ctx) {
-    (void)ctx;
-    return 0;
-}
-
-static enum status direct_commit(void *ctx, const struct ledger_mark *m, const char *state,
-                                 size_t n, struct err *e) {
-    (void)ctx, (void)m, (void)state, (void)n, (void)e;
-    return OK;
-}
-
-static enum status direct_all(struct run *r, const char *tmp_dir, const struct run_sink *sink,
-                              struct run_result *result, struct err *e) {
-    enum status st = OK;
-    struct direct d = {r, sink};
-    const struct score_out out = {.ctx = &d,
-                                  .add = direct_lines,
-                                  .add_open = direct_open,
-                                  .close_document = direct_close,
-                                  .drop_document = direct_drop,
-                                  .uncommitted = direct_uncommitted,
-                                  .commit = direct_commit};
-    struct score_config sc;
-    TRY(session_start(&r->session, e));
-    TRY(session_spool_stdin(&r->session, tmp_dir, e));
-    session_score_config(&r->session, &sc);
-    sc.stop = (struct span_stop){must_stop, r};
-    sc.note = note;
-    sc.progress = progress;
-    sc.ctx = r;
-    TRY(score_open(&r->scorer, &sc, e));
-    for (int i = 0; i < r->session.plan->n_part; i++) {
-        struct ledger_mark mark = {0};
-        TRY(score_part(r->scorer, r->session.plan, &r->session.plan->parts[i], &out, &mark, NULL,
-                       e));
-        result->documents += mark.documents;
-        result->failed += mark.failed;
-    }
-done:
-    return st;
-}
-
-enum status run_direct(const struct manifest *man, const struct run_options *o,
-                       const struct run_sink *sink, struct run_result *out, struct err *e) {
-    enum status st = OK;
-    struct run r;
-    memset(&r, 0, sizeof r);
-    memset(out, 0, sizeof *out);
-    r.o = o;
-    r.started_ns = clock_ns();
-    set_deadline(&r);
-    TRY(session_open(&r.session, man, o, NULL, e));
-    TRY(direct_all(&r, o->tmp_dir != NULL ? o->tmp_dir : "/tmp", sink, out, e));
-done:
-    if (st == E_CANCEL) {
-        if (e != NULL) e->code = OK;
-        out->end = RUN_STOPPED;
-        st = OK;
-    }
-    close_run(&r);
+    run_close(&r);
     return st;
 }

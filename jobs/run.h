@@ -82,6 +82,11 @@ struct run_estimate {
     int64_t memory_bytes; /* peak resident memory of `basin run` on this device */
     int64_t weights_bytes, cache_bytes, span_bytes;
     double seconds; /* estimated from a measured probe of this machine */
+    /* of a generate job, else 0 */
+    int streams;          /* answers written at once: as the manifest says, or as memory lets */
+    int64_t documents;    /* estimated, left to do */
+    int64_t tokens_most;  /* written, when every answer is as long as it may be; all settings */
+    int64_t stream_bytes; /* of streams; their caches are in it */
     int64_t span_rows;
     char device[96], dtype[8];
 };

@@ -1,6 +1,5 @@
 #include "jobs/score.h"
 
-#include "base/clock.h"
 #include "base/mem.h"
 #include "jobs/score_impl.h"
 
@@ -8,18 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { COMMIT_BYTES = 4 << 20, OPEN_BYTES = 1 << 20 };
-
-struct vis_rule score_rule(const struct man_setting *s) {
-    return (struct vis_rule){.dense = s->mode == MAN_DENSE,
-                             .n_sink = s->sink_tokens,
-                             .n_win = s->window_tokens,
-                             .n_prefill = s->prefill == MAN_PREFILL_DENSE ? s->prefill_tokens : 0,
-                             .n_chunk = s->chunk_tokens,
-                             .strict = s->strict_window};
-}
-
-enum status score_open(struct scorer **out, const struct score_config *c, struct err *e) {
+enum status score_open(struct scorer **out, const struct part_config *c, struct err *e) {
     enum status st = OK;
     struct scorer *s = NULL;
     *out = NULL;
@@ -29,7 +17,7 @@ enum status score_open(struct scorer **out, const struct score_config *c, struct
     s->exact = dev_kv_dtype(c->mo->dev) == DT_F64;
     sbuf_init(&s->line);
     TRY(mem_zalloc(&s->rules, c->man->n_settings, sizeof *s->rules, e));
-    for (int i = 0; i < s->n_setting; i++) s->rules[i] = score_rule(&c->man->settings[i]);
+    for (int i = 0; i < s->n_setting; i++) s->rules[i] = part_rule(&c->man->settings[i]);
     TRY(doc_reader_init(&s->reader, c->tok, c->man, c->add_bos, e));
     TRY(span_open(&s->span, c->mo, c->n_row > s->n_setting ? c->n_row : s->n_setting, e));
     *out = s;
@@ -45,8 +33,7 @@ static void drop_documents(struct scorer *s) {
     s->n_piece = 0;
     s->reader.doc = NULL;
     span_clear(s->span);
-    corpus_close(s->corpus);
-    s->corpus = NULL;
+    part_feed_fini(&s->feed);
 }
 
 void score_close(struct scorer *s) {
@@ -61,7 +48,7 @@ void score_close(struct scorer *s) {
     mem_free(s);
 }
 
-const struct score_totals *score_totals(const struct scorer *s) {
+const struct part_totals *score_totals(const struct scorer *s) {
     return &s->totals;
 }
 
@@ -80,42 +67,18 @@ done:
 static enum status open_next(struct scorer *s, bool *end, struct err *e) {
     enum status st = OK;
     struct doc *d = NULL;
-    struct err why = {0};
+    struct err bad;
     struct corpus_doc from = {0};
-    bool none = true;
-    *end = false;
-    while (none) {
-        if (s->slice >= s->part->n_slice) {
-            *end = true;
-            goto done;
-        }
-        if (s->corpus == NULL) {
-            const struct corpus_file *f = &s->plan->slices[s->part->first_slice + s->slice].file;
-            TRY(corpus_open(&s->corpus, f, e));
-            if (s->seek > f->begin) TRY(corpus_seek(s->corpus, s->seek, e));
-            s->seek = -1;
-        }
-        st = corpus_next(s->corpus, &from, &none, &why);
-        if (st != OK && st != E_FORMAT) {
-            st = err_fail(e, st, "%s", why.msg);
-            goto done;
-        }
-        if (st == E_FORMAT) break;
-        if (none) {
-            corpus_close(s->corpus);
-            s->corpus = NULL;
-            s->slice++;
-        }
-    }
-    const bool bad = st == E_FORMAT;
-    TRY(doc_new(&d, &from, s->slice, s->n_setting, e));
+    TRY(part_feed_next(&s->feed, &from, end, &bad, e));
+    if (*end) goto done;
+    TRY(doc_new(&d, &from, s->feed.slice, s->n_setting, e));
     TRY(mem_grow(&s->docs, &s->cap_doc, (size_t)s->n_doc + 1, sizeof *s->docs, e));
-    if (bad) {
-        d->failure = why;
+    if (bad.code != OK) {
+        d->failure = bad;
         d->ended = true;
     } else {
         TRY(open_tracks(s, d, e));
-        TRY(doc_reader_begin(&s->reader, s->corpus, d, e));
+        TRY(doc_reader_begin(&s->reader, s->feed.corpus, d, e));
     }
     s->docs[s->n_doc++] = d;
     d = NULL;
@@ -337,7 +300,7 @@ static enum status locate(struct scorer *s, struct err *e) {
     enum status st = OK;
     bool end = false;
     if (s->n_doc == 0) TRY(open_next(s, &end, e));
-    s->mark.slice = s->n_doc > 0 ? s->docs[0]->slice : s->part->n_slice;
+    s->mark.slice = s->n_doc > 0 ? s->docs[0]->slice : s->feed.part->n_slice;
     s->mark.offset = s->n_doc > 0 ? s->docs[0]->offset : 0;
 done:
     return st;
@@ -352,22 +315,17 @@ static enum status commit(struct scorer *s, bool with_state, struct err *e) {
     if (with_state && d != NULL && d->n_done > 0 && d->failure.code == OK)
         TRY(score_save(s, d, &state, e));
     TRY(s->out->commit(s->out->ctx, &s->mark, state.s, state.n, e));
-    s->committed_ns = clock_ns();
-    s->committed_documents = s->mark.documents;
-    if (state.n > 0 || d == NULL || d->n_done == 0) s->saved_ns = s->committed_ns;
+    part_committed(&s->clock, &s->mark, state.n > 0 || d == NULL || d->n_done == 0);
 done:
     sbuf_fini(&state);
     return st;
 }
 
 static enum status commit_if_due(struct scorer *s, struct err *e) {
-    const int64_t now = clock_ns();
+    bool with_state = false;
     const bool middle = s->n_doc > 0 && s->docs[0]->n_done > 0;
-    const bool state_due = middle && (double)(now - s->saved_ns) >= s->cfg.checkpoint_s * 1e9;
-    const bool batch_due = s->mark.documents > s->committed_documents &&
-                           ((double)(now - s->committed_ns) >= s->cfg.commit_s * 1e9 ||
-                            s->out->uncommitted(s->out->ctx) >= COMMIT_BYTES);
-    return state_due || batch_due ? commit(s, state_due, e) : OK;
+    const bool due = part_commit_due(&s->clock, &s->cfg, s->out, &s->mark, middle, &with_state);
+    return due ? commit(s, with_state, e) : OK;
 }
 
 // Gives up the span in hand: back to where the last one ended, and save that.
@@ -382,17 +340,8 @@ static enum status stop_here(struct scorer *s, struct err *e) {
     return err_fail(e, E_CANCEL, "stopped on request");
 }
 
-// How far into the part's input the reader is, compressed where that is; text of JSON lines is taken for
-// as long as it is written.
-static int64_t part_bytes(const struct scorer *s) {
-    int64_t sum = 0;
-    for (int i = 0; i < s->slice && i < s->part->n_slice; i++) {
-        sum += plan_slice_bytes(&s->plan->slices[s->part->first_slice + i]);
-    }
-    if (s->reader.doc == NULL || s->slice >= s->part->n_slice) return sum;
-    const struct plan_slice *sl = &s->plan->slices[s->part->first_slice + s->slice];
-    if (sl->file.packing != UNPACK_NONE) return sum + corpus_place(s->corpus);
-    return sum + (s->reader.doc->offset - sl->file.begin) + s->reader.text_pos;
+static int64_t bytes_read(const struct scorer *s) {
+    return part_feed_bytes(&s->feed, s->reader.doc, s->reader.text_pos);
 }
 
 /* ---- the part ---- */
@@ -418,10 +367,7 @@ static enum status begin(struct scorer *s, const struct ledger_mark *mark, const
                          struct err *e) {
     enum status st = OK;
     s->mark = *mark;
-    s->slice = mark->slice;
-    s->seek = mark->offset;
-    s->committed_ns = s->saved_ns = clock_ns();
-    s->committed_documents = mark->documents;
+    part_clock_start(&s->clock, mark);
     if (state != NULL && state->n > 0) {
         bool end = false;
         TRY(open_next(s, &end, e));
@@ -435,8 +381,7 @@ static enum status begin(struct scorer *s, const struct ledger_mark *mark, const
             if (s->cfg.note != NULL) s->cfg.note(s->cfg.ctx, RUN_WARNING, text);
             TRY(s->out->drop_document(s->out->ctx, e));
             drop_documents(s);
-            s->slice = mark->slice;
-            s->seek = mark->offset;
+            part_feed_begin(&s->feed, s->feed.plan, s->feed.part, mark);
         } else if (st != OK) {
             st = err_fail(e, st, "%s", why.msg);
         }
@@ -446,20 +391,20 @@ done:
 }
 
 enum status score_part(struct scorer *s, const struct plan *plan, const struct plan_part *part,
-                       const struct score_out *out, struct ledger_mark *mark,
-                       const struct sbuf *state, struct err *e) {
+                       const struct part_out *out, struct ledger_mark *mark, struct sbuf *state,
+                       struct err *e) {
     enum status st = OK;
     bool end = false;
-    s->plan = plan;
-    s->part = part;
     s->out = out;
+    part_feed_begin(&s->feed, plan, part, mark);
     TRY(begin(s, mark, state, e));
-    s->totals.part_bytes = s->totals.part_begun = part_bytes(s);
+    if (state != NULL) sbuf_fini(state);
+    s->totals.part_bytes = s->totals.part_begun = bytes_read(s);
     while (!end || s->n_doc > 0) {
         if (s->cfg.stop.asked != NULL && s->cfg.stop.asked(s->cfg.stop.ctx)) TRY(stop_here(s, e));
         TRY(fill_span(s, &end, e));
         TRY(run_span(s, e));
-        s->totals.part_bytes = part_bytes(s);
+        s->totals.part_bytes = bytes_read(s);
         if (s->cfg.progress != NULL) {
             s->cfg.progress(s->cfg.ctx, &s->totals, s->n_doc > 0 ? s->docs[0]->source : NULL);
         }

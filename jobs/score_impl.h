@@ -15,21 +15,17 @@ struct score_piece {
 };
 
 struct scorer {
-    struct score_config cfg;
+    struct part_config cfg;
     struct vis_rule *rules; /* owned [n_setting] */
     int n_setting;
     bool exact;        /* the oracle computes in double: nothing is rounded to float32 */
     struct span *span; /* owned */
     struct doc_reader reader;
     struct sbuf line; /* scratch */
-    struct score_totals totals;
+    struct part_totals totals;
 
-    const struct plan *plan; /* borrowed: of the part in hand, as the next three */
-    const struct plan_part *part;
-    const struct score_out *out;
-    struct corpus *corpus; /* owned: of the slice in hand */
-    int slice;             /* next or open slice of the part */
-    int64_t seek;          /* where to begin in it; at most its begin: at its beginning */
+    struct part_feed feed;
+    const struct part_out *out; /* borrowed */
 
     struct doc **docs; /* owned [n_doc]: opened and not yet emitted, in input order */
     int n_doc;
@@ -39,8 +35,7 @@ struct scorer {
     size_t cap_piece;
 
     struct ledger_mark mark;
-    int64_t committed_ns, saved_ns;
-    int64_t committed_documents;
+    struct part_clock clock;
     bool warned_length;
 };
 

@@ -13,7 +13,7 @@
 #include <string.h>
 
 static void print_head(const struct scorer *s, const struct doc *d, struct sbuf *out) {
-    const struct score_config *c = &s->cfg;
+    const struct part_config *c = &s->cfg;
     sbuf_printf(out, "version %s\n", BASIN_VERSION);
     sbuf_printf(out, "device %s\n", c->labels.device);
     sbuf_printf(out, "dtype %s\n", c->labels.dtype);
@@ -66,20 +66,6 @@ static enum status take(struct cursor *c, void *dst, size_t n, struct err *e) {
     return OK;
 }
 
-// The first line in which two heads differ names what the state does not fit.
-static enum status compare_heads(const char *have, size_t n_have, const struct sbuf *want,
-                                 struct err *e) {
-    size_t line = 0;
-    for (size_t i = 0; i < want->n; i++) {
-        if (i >= n_have || have[i] != want->s[i]) {
-            const int word = (int)strcspn(want->s + line, " ");
-            return err_fail(e, E_FORMAT, "it belongs to another %.*s", word, want->s + line);
-        }
-        if (want->s[i] == '\n') line = i + 1;
-    }
-    return n_have == want->n ? OK : err_fail(e, E_FORMAT, "it belongs to another document");
-}
-
 /* Reads the document's ids again up to position n_done; the reader's queue then begins there. The
  * ids of the block in progress must be the ones the state was saved with. */
 static enum status skip_scored(struct scorer *s, struct doc *d, int64_t n_done,
@@ -121,7 +107,7 @@ enum status score_restore(struct scorer *s, struct doc *d, const struct sbuf *st
     TRY(sbuf_status(&head, e));
     TRY(take(&c, &n_head, sizeof n_head, e));
     if (n_head < 0 || n_head > c.end - c.p) FAIL(e, E_FORMAT, "it is cut short");
-    TRY(compare_heads(c.p, (size_t)n_head, &head, e));
+    TRY(part_compare_heads(c.p, (size_t)n_head, &head, e));
     c.p += n_head;
     TRY(take(&c, &n_done, sizeof n_done, e));
     TRY(take(&c, &n_entries, sizeof n_entries, e));

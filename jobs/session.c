@@ -1,5 +1,9 @@
 #include "jobs/session.h"
 
+#include "base/suggest.h"
+#include "jobs/gen.h"
+#include "base/cpu.h"
+
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -33,20 +37,83 @@ static enum status settle_dtype(struct session *s, const char *dtype, struct err
 
 static enum status open_tokenizer(struct session *s, const char *dir, struct err *e) {
     enum status st = OK;
-    if (!has_text(s->plan)) goto done;
+    // What is written is text, whatever it continues.
+    if (!has_text(s->plan) && s->man->job != MAN_GENERATE) goto done;
     TRY(tok_open(&s->tok, dir, e));
     const int64_t n_vocab = model_arch(s->model)->n_vocab;
     if (tok_bos(s->tok) >= n_vocab) {
         FAIL(e, E_FORMAT, "%s: the tokenizer's BOS id %d is outside the model's vocabulary of %lld",
              dir, tok_bos(s->tok), (long long)n_vocab);
     }
-    const enum man_bos want = s->man->score.add_bos;
+    const enum man_bos want = man_add_bos(s->man);
     s->add_bos = want == MAN_BOS_TRUE || (want == MAN_BOS_AUTO && tok_adds_bos(s->tok));
     if (s->add_bos && tok_bos(s->tok) < 0) {
         FAIL(e, E_FORMAT, "%s: the tokenizer names no BOS token; set \"add_bos\": false", dir);
     }
 done:
     return st;
+}
+
+// By name, or as the model says; a model without one is refused when a chat comes.
+static enum status choose_template(struct session *s, const char *dir, struct err *e) {
+    enum status st = OK;
+    const char *name = s->man->generate.template;
+    if (strcmp(name, "auto") == 0) {
+        st = chat_of_model(&s->chat, dir, &s->no_chat);
+        return st == OK || st == E_UNSUPPORTED ? OK : err_fail(e, st, "%s", s->no_chat.msg);
+    }
+    s->chat = chat_find(name);
+    if (s->chat != NULL) goto done;
+    const char *near = suggest_closest(name, chat_names());
+    FAIL(e, E_FORMAT, "$.generate.template: \"%.64s\" is not a template this program knows%s%s%s",
+         name, near != NULL ? "; did you mean \"" : "", near != NULL ? near : "",
+         near != NULL ? "\"?" : "");
+done:
+    return st;
+}
+
+static enum status open_generate(struct session *s, const char *dir, struct err *e) {
+    enum status st = OK;
+    if (s->man->job != MAN_GENERATE) return OK;
+    TRY(choose_template(s, dir, e));
+    const struct gen_model m = {dir, s->tok, s->chat, model_arch(s->model)->n_vocab};
+    TRY(gen_ask_of_job(&s->ask, s->man, &m, e));
+done:
+    return st;
+}
+
+int64_t session_stream_bytes(const struct session *s, int n, int64_t n_tok) {
+    int64_t most = 0;
+    const struct stream_config c = {.n_stream = n,
+                                    .n_candidate =
+                                        s->ask.how.penalty_alpha > 0 ? s->ask.how.samp.top_k : 0,
+                                    .n_logprob = s->ask.how.n_logprob};
+    for (size_t i = 0; i < s->man->n_settings; i++) {
+        const struct vis_rule rule = part_rule(&s->man->settings[i]);
+        const struct stream_size size = {
+            .arch = model_arch(s->model),
+            .classes = s->mo->classes,
+            .class_of_layer = s->mo->class_of_layer,
+            .rule = &rule,
+            .n_tok = n_tok,
+            .window = s->ask.how.penalty_alpha > 0 ? s->ask.how.contrastive_window : 0,
+            .kv_bytes = s->compute == DT_BF16 ? 2 : 4};
+        const int64_t bytes = stream_bytes(&c, &size);
+        if (bytes > most) most = bytes;
+    }
+    return most;
+}
+
+// As many as memory lets: results do not depend on it.
+static void settle_streams(struct session *s) {
+    s->n_stream = (int)s->man->generate.streams;
+    if (s->man->job != MAN_GENERATE || s->n_stream > 0) return;
+    const int64_t weights = stream_weights_bytes(s->model, s->compute == DT_BF16 ? 2 : 4);
+    const int64_t left = cpu_memory_bytes();
+    // A dense document of a few thousand tokens and its answer.
+    const int64_t n_tok = 4096 + s->man->generate.max_new_tokens;
+    s->n_stream =
+        gen_default_streams(session_stream_bytes(s, 1, n_tok), left > weights ? left - weights : 0);
 }
 
 static void warn_settings(const struct session *s) {
@@ -78,6 +145,7 @@ enum status session_open(struct session *s, const struct manifest *man, const st
     TRY(model_open(&s->model, sbuf_str(&dir), e));
     TRY(open_tokenizer(s, sbuf_str(&dir), e));
     TRY(settle_dtype(s, dtype, e));
+    TRY(open_generate(s, sbuf_str(&dir), e));
     s->n_row = man->compute.span_tokens > 0 ? man->compute.span_tokens : SESSION_ROWS;
     warn_settings(s);
 done:
@@ -107,6 +175,7 @@ enum status session_start(struct session *s, struct err *e) {
         FAIL(e, E_ARG, "--devices %s: must be auto, cpu, cuda, cuda:0,1 or cpu,cuda", want);
     }
     TRY(model_on_open(&s->mo, s->model, s->dev, e));
+    settle_streams(s);
 done:
     return st;
 }
@@ -117,6 +186,7 @@ void session_close(struct session *s) {
     }
     model_on_close(s->mo);
     dev_close(s->dev);
+    gen_ask_fini(&s->ask);
     tok_close(s->tok);
     model_close(s->model);
     plan_free(s->plan);
@@ -125,6 +195,25 @@ void session_close(struct session *s) {
 
 const char *session_dtype(const struct session *s) {
     return s->compute == DT_BF16 ? "bf16" : "f32";
+}
+
+// What the model's own files have decided: a change of theirs is another job.
+static void print_sampling(const struct session *s, struct sbuf *out) {
+    const struct stream_how *h = &s->ask.how;
+    sbuf_puts(out, ",\"template\":");
+    if (s->chat == NULL) sbuf_puts(out, "null");
+    if (s->chat != NULL) sbuf_printf(out, "\"%s\"", chat_name(s->chat));
+    sbuf_puts(out, ",\"sampling\":{\"temperature\":");
+    sbuf_json_double(out, h->samp.temperature);
+    sbuf_printf(out, ",\"top_k\":%d,\"top_p\":", h->samp.top_k);
+    sbuf_json_double(out, h->samp.top_p);
+    sbuf_puts(out, ",\"min_p\":");
+    sbuf_json_double(out, h->samp.min_p);
+    sbuf_puts(out, ",\"repetition_penalty\":");
+    sbuf_json_double(out, h->samp.repetition_penalty);
+    sbuf_puts(out, ",\"eos\":[");
+    for (int i = 0; i < h->n_eos; i++) sbuf_printf(out, i > 0 ? ",%d" : "%d", h->eos[i]);
+    sbuf_puts(out, "]}");
 }
 
 enum status session_print_job(const struct session *s, struct sbuf *out, struct err *e) {
@@ -141,6 +230,7 @@ enum status session_print_job(const struct session *s, struct sbuf *out, struct 
     } else {
         sbuf_puts(out, ",\"tokenizer\":null");
     }
+    if (s->man->job == MAN_GENERATE) print_sampling(s, out);
     sbuf_puts(out, "},\"parts\":");
     plan_print(s->plan, out);
     sbuf_puts(out, "}\n");
@@ -149,7 +239,7 @@ enum status session_print_job(const struct session *s, struct sbuf *out, struct 
     return st != OK ? st : sbuf_status(out, e);
 }
 
-void session_score_config(const struct session *s, struct score_config *c) {
+void session_part_config(const struct session *s, struct part_config *c) {
     memset(c, 0, sizeof *c);
     c->man = s->man;
     c->mo = s->mo;

@@ -3,7 +3,8 @@
 #define BASIN_JOBS_SESSION_H
 
 #include "jobs/run.h"
-#include "jobs/score.h"
+#include "jobs/gen_ask.h"
+#include "jobs/part.h"
 
 enum { SESSION_ROWS = 2048 }; /* rows of a span where the manifest does not say */
 
@@ -18,6 +19,12 @@ struct session {
     enum dtype compute; /* DT_F32 or DT_BF16 */
     bool add_bos;
     int64_t n_row; /* rows of a span */
+
+    /* of a generate job */
+    struct gen_ask ask;
+    const struct chat_template *chat; /* NULL: no_chat says why there is none */
+    struct err no_chat;
+    int n_stream; /* settled by session_start() */
 };
 
 /* Opens plan, model and tokenizer, and settles the dtype: `dtype` ("f32", "bf16") if not NULL, else
@@ -28,6 +35,8 @@ enum status session_open(struct session *s, const struct manifest *man, const st
  * "" when there is none, or none to follow. */
 enum status session_fixed_dtype(const struct manifest *man, const char *dir, bool overwrite,
                                 char dtype[16], struct err *e) WARN_UNUSED;
+/* Bytes that n streams of a generate job take, each with n_tok tokens at most. */
+int64_t session_stream_bytes(const struct session *s, int n, int64_t n_tok);
 /* Opens the device and binds the model to it. Errors: E_DEVICE. */
 enum status session_start(struct session *s, struct err *e) WARN_UNUSED;
 void session_close(struct session *s);
@@ -38,7 +47,7 @@ const char *session_dtype(const struct session *s);
 /* The job as identity: what must be the same for results to belong together (ledger.h). */
 enum status session_print_job(const struct session *s, struct sbuf *out, struct err *e) WARN_UNUSED;
 /* Fills what a scorer needs; the hooks are the caller's. */
-void session_score_config(const struct session *s, struct score_config *c);
+void session_part_config(const struct session *s, struct part_config *c);
 /* Copies standard input to a file in `dir` when the plan has it as an input. */
 enum status session_spool_stdin(struct session *s, const char *dir, struct err *e) WARN_UNUSED;
 

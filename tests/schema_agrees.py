@@ -25,6 +25,7 @@ ONLY_PROGRAM = {
     "list_same_name": "two settings of one list are compared by one of their keys",
     "input_twice": "entries written in two ways name one source",
     "input_stdin_twice": "the same, of stdin",
+    "generate_min_above_max": "two numbers are compared",
 }
 
 
@@ -73,11 +74,18 @@ def fixtures():
 
 ODD = [None, True, False, 0, 1, -1, 4, 1024, 65536, 65537, 16777216, 16777217, 1048576, 1048577, 1 << 40,
        (1 << 40) + 1, 1e30, 0.5, 2.0, "", "x", "a\u0000b", "tab\there", "é" * 32, "sink", "window", "dense",
-       "stream", "auto", "bf16", "int8", "fail", "replace", "score", "generate", [], {}, [1], {"path": "a.txt"}]
+       "stream", "auto", "bf16", "int8", "fail", "replace", "score", "generate", [], {}, [1], {"path": "a.txt"},
+       16384, 16385, -0.1, 1.1, -2, 2, 3, 100, 101, 1024, ["a", "b"], ["a", "a"], ["a", ""], [1, 2, 2.0], {"7": 1.5},
+       {"07": 1}, {"2147483648": 1}, {"2147483647": -100}, "room", 1 << 53]
 KEYS = {
     "cache": ["name", "mode", "sink_tokens", "attention_sink_size", "window_tokens", "strict_window",
               "attention_sink_window_size", "prefill", "prefill_tokens", "chunk_tokens"],
-    "input": ["path", "text_key", "id_key", "ids_key", "invalid_utf8"],
+    "generate": ["max_new_tokens", "max_tokens", "min_new_tokens", "temperature", "do_sample", "top_k", "top_p",
+                 "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "penalty_alpha",
+                 "contrastive_window", "stop", "stop_token_ids", "ignore_eos", "bad_words", "logit_bias", "seed",
+                 "logprobs", "token_ids", "tokens", "streams", "turn", "template", "add_bos",
+                 "use_generation_config"],
+    "input": ["path", "text_key", "messages_key", "id_key", "ids_key", "invalid_utf8"],
     "score": ["tokens", "limit_tokens", "add_bos"],
     "output": ["path", "part_bytes"],
     "compute": ["dtype", "span_tokens"],
@@ -91,6 +99,12 @@ SEEDS = [
     {"cache": [{"name": "a", "mode": "sink"}, {"name": "b", "mode": "window", "window_tokens": 9}]},
     {"cache": {"mode": "dense"}, "score": {"tokens": True, "limit_tokens": 5, "add_bos": False}},
     {"cache": {"prefill": "dense", "prefill_tokens": 9}, "input": [{"path": "c.jsonl", "ids_key": "k"}, "a.txt"]},
+    {"job": "generate", "generate": {"max_new_tokens": 9}},
+    {"job": "generate", "generate": {"max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 4}},
+    {"job": "generate", "generate": {"max_tokens": 9, "do_sample": True, "top_k": 4, "tokens": False},
+     "cache": {"prefill": "dense"}, "input": {"path": "c.jsonl", "messages_key": "m"}},
+    {"job": "generate", "generate": {"max_tokens": 9, "penalty_alpha": 0.6, "top_k": 4, "stop": ["a"]}},
+    {"job": "generate", "generate": {"max_tokens": 20000, "use_generation_config": True, "min_p": 0.1}},
     {"cache": {"mode": "window", "chunk_tokens": 3, "strict_window": True}, "input": {"path": "c.jsonl"},
      "compute": {"dtype": "f32", "span_tokens": 7}, "output": {"path": "out", "part_bytes": 4096}},
 ]
@@ -121,8 +135,17 @@ def change(rng, manifest):
         at[key] = copy.deepcopy(rng.choice(ODD))
 
 
-def same_source_or_name(manifest):
+def only_program(manifest):
     """What ONLY_PROGRAM is about."""
+    generate = manifest.get("generate")
+    if isinstance(generate, dict):
+        template = generate.get("template")
+        if isinstance(template, str) and template not in ("", "auto") and "\0" not in template:
+            return True  # which names there are, the schema does not say
+        most = generate.get("max_new_tokens", generate.get("max_tokens"))
+        least = generate.get("min_new_tokens")
+        if all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in (most, least)) and least > most:
+            return True
     inputs, cache = manifest.get("input"), manifest.get("cache")
     paths = [i.get("path") if isinstance(i, dict) else i for i in inputs if isinstance(i, (str, dict))] \
         if isinstance(inputs, list) else []
@@ -156,11 +179,11 @@ def main():
     rng = random.Random(1)
     common = {"version": 1, "job": "score", "model": os.path.join(ROOT, "examples", "demo", "model"),
               "input": "a.txt", "output": {"path": "out"}}
-    for _ in range(1000):
+    for _ in range(2000):
         manifest = copy.deepcopy({**common, **rng.choice(SEEDS)})
         for _ in range(rng.choice([1, 1, 2])):
             change(rng, manifest)
-        if same_source_or_name(manifest):
+        if only_program(manifest):
             continue
         with open("m.json", "w") as f:
             json.dump(manifest, f)

@@ -30,6 +30,10 @@ static enum status print_document(struct corpus *c, const struct corpus_doc *doc
     char text[4096];
     int32_t ids[512];
     sbuf_printf(out, "%" PRId64 "\t%s\t", doc->offset, doc->id);
+    if (doc->is_json) { // as it stands, behind a mark of what it is
+        sbuf_puts(out, doc->is_body ? "body " : "chat ");
+        return corpus_read_json(c, out, e);
+    }
     for (size_t n = 1; n > 0;) {
         if (doc->is_ids) {
             TRY(corpus_read_ids(c, ids, cap < COUNTOF(ids) ? cap : COUNTOF(ids), &n, e));

@@ -12,7 +12,7 @@ struct corpus_file corpus_test_file(const char *path, const char *source, enum c
 struct corpus_file corpus_test_bytes(const void *bytes, size_t n, enum corpus_kind kind);
 
 /* What is left of an open corpus, a line a document: "offset\tid\ttext in hex\n", or with ids in
- * decimal; where it fails "!message" instead of what follows. At most `cap` bytes or ids at a time.
+ * decimal, a chat or body as it stands; where it fails "!message" instead of what follows. At most `cap` bytes or ids at a time.
  * Errors: all but E_FORMAT. */
 enum status corpus_test_print_rest(struct corpus *c, size_t cap, struct sbuf *out,
                                    struct err *e) WARN_UNUSED;

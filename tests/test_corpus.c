@@ -103,6 +103,71 @@ static void test_ids(void **state) {
     close(f.fd);
 }
 
+// Lines of a generate job, at every size of the buffer.
+static void test_chats(void **state) {
+    (void)state;
+    static const char text[] =
+        "{\"id\":\"c\",\"messages\":[{\"role\":\"user\",\"content\":\"H\\u00e9 ]\"}] }\n"
+        "{\"text\":\"ab\"}\n"
+        "{\"custom_id\":\"r1\",\"id\":\"not this\",\"body\":{\"prompt\":\"x}\"},\"url\":\"/v1\"}\n"
+        "{\"body\": {\"messages\": []}, \"id\": \"nor this\", \"custom_id\": 7}\n"
+        "{\"body\":{},\"text\":\"t\"}\n"
+        "{\"text\":\"t\",\"messages\":[]}\n"
+        "{\"custom_id\":\"a\",\"body\":{},\"text\":\"t\"}\n"
+        "{\"custom_id\":\"a\",\"body\":[1]}\n"
+        "{\"custom_id\":\"a\",\"body\":{\"a\":}}\n"
+        "{\"messages\":\"hi\"}\n"
+        "{\"custom_id\":\"a\"}\n"
+        "{\"messages\":[1,[2]]}";
+    static const char want[] =
+        "0\tc\tchat [{\"role\":\"user\",\"content\":\"H\\u00e9 ]\"}]\n"
+        "63\tbytes#63\t6162\n"
+        "77\tr1\tbody {\"prompt\":\"x}\"}\n"
+        "147\t7\tbody {\"messages\": []}\n"
+        "208\tbytes#208\t74\n"
+        "!bytes: byte 254 (line 6): both \"text\" and \"messages\"\n"
+        "!bytes: byte 258 (line 7): custom_id and body, and a prompt of its own beside them\n"
+        "!bytes: byte 297 (line 8): \"body\" is not an object\n"
+        "!bytes: byte 355 (line 9): expected a value, found '}'\n"
+        "!bytes: byte 370 (line 10): \"messages\" is a string, not an array\n"
+        "!bytes: byte 376 (line 11): no key \"text\"; the keys are \"custom_id\"\n"
+        "394\tbytes#394\tchat [1,[2]]\n";
+    struct corpus_file f = corpus_test_bytes(text, sizeof text - 1, CORPUS_JSONL);
+    f.messages_key = "messages";
+    f.batch = true;
+    for (f.buffer_bytes = 12; f.buffer_bytes < 80; f.buffer_bytes++) assert_prints(&f, 64, want);
+    close(f.fd);
+    // A score job takes none of them.
+    f = corpus_test_bytes("{\"custom_id\":1,\"body\":{}}", 25, CORPUS_JSONL);
+    assert_prints(
+        &f, 64,
+        "!bytes: byte 0 (line 1): no key \"text\": custom_id and body make this a line of an "
+        "OpenAI batch, input of a generate job; a score job reads a text or token ids from "
+        "each line\n");
+    close(f.fd);
+}
+
+// A chat may have 4 MiB.
+static void test_chat_limit(void **state) {
+    (void)state;
+    for (int more = 0; more < 2; more++) {
+        struct sbuf b, got;
+        struct err e = {.code = OK};
+        sbuf_init(&b);
+        sbuf_init(&got);
+        sbuf_puts(&b, "{\"messages\":[\"");
+        for (int i = 0; i < (4 << 20) - 4 + more; i++) sbuf_putc(&b, 'x');
+        sbuf_puts(&b, "\"]}\n");
+        struct corpus_file f = corpus_test_bytes(b.s, b.n, CORPUS_JSONL);
+        f.messages_key = "messages";
+        assert_int_equal(corpus_test_print(&f, 64, &got, &e), OK);
+        assert_int_equal(strstr(sbuf_str(&got), "longer than 4194304 bytes") != NULL, more);
+        close(f.fd);
+        sbuf_fini(&b);
+        sbuf_fini(&got);
+    }
+}
+
 static void test_text_files(void **state) {
     (void)state;
     struct corpus_file empty = corpus_test_bytes("", 0, CORPUS_TXT);
@@ -421,6 +486,8 @@ int main(void) {
         cmocka_unit_test(test_against_python),
         cmocka_unit_test(test_replace),
         cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_chats),
+        cmocka_unit_test(test_chat_limit),
         cmocka_unit_test(test_text_files),
         cmocka_unit_test(test_blank_lines),
         cmocka_unit_test(test_slices),

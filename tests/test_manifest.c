@@ -116,6 +116,56 @@ static void test_settings(void **state) {
     man_problems_fini(&p);
 }
 
+static void test_generate(void **state) {
+    (void)state;
+    struct manifest *m = NULL;
+    struct err e = {.code = OK};
+    struct man_problems p;
+    man_problems_init(&p);
+    assert_int_equal(man_load(&m, VALID "/generate.json", NULL, 0, &p, &e), OK);
+    assert_int_equal(p.n_warnings, 0);
+    const struct man_generate *g = &m->generate;
+    assert_int_equal(m->job, MAN_GENERATE);
+    assert_int_equal(g->max_new_tokens, 200);
+    assert_int_equal(g->min_new_tokens, 2);
+    assert_true(g->temperature == 0.8 && g->top_p == 0.95 && g->min_p == 0.05);
+    assert_int_equal(g->top_k, 40);
+    assert_true(g->repetition_penalty == 1.1 && g->presence_penalty == -2);
+    assert_true(g->frequency_penalty == 2);
+    assert_int_equal(g->n_stop, 2);
+    assert_string_equal(g->stop[1], "</s>");
+    assert_int_equal(g->n_stop_ids, 2);
+    assert_int_equal(g->stop_ids[1], 7);
+    assert_true(g->ignore_eos && g->token_ids && !g->tokens);
+    assert_int_equal(g->logprobs, 5);
+    assert_int_equal(g->streams, 4096);
+    assert_int_equal(g->n_bias, 2);
+    assert_true(g->bias[0].id == 5 && g->bias[0].bias == 1.5 && g->bias[1].bias == -100);
+    assert_int_equal(g->n_bad_words, 1);
+    assert_int_equal(g->turn, MAN_TURN_ROOM);
+    assert_string_equal(g->template, "chatml");
+    assert_int_equal(man_add_bos(m), MAN_BOS_FALSE);
+    assert_string_equal(m->inputs[1].messages_key, "turns");
+    assert_string_equal(m->inputs[1].text_key, "text");
+    assert_null(m->inputs[2].messages_key);
+    assert_int_equal(m->settings[0].prefill_tokens, 0);
+    man_close(m);
+    assert_int_equal(man_load(&m, VALID "/generate_minimal.json", NULL, 0, NULL, &e), OK);
+    assert_true(m->generate.temperature == 0 && m->generate.top_p == 1);
+    assert_true(m->generate.repetition_penalty == 1);
+    assert_int_equal(m->generate.logprobs, -1);
+    assert_int_equal(m->generate.contrastive_window, MAN_CONTRASTIVE_WINDOW);
+    assert_string_equal(m->generate.template, "auto");
+    assert_string_equal(m->inputs[0].messages_key, "messages");
+    assert_false(man_wants_tokens(m));
+    man_close(m);
+    assert_int_equal(man_load(&m, VALID "/generate_endless.json", NULL, 0, NULL, &e), OK);
+    assert_true(m->generate.temperature == 1);
+    assert_true(man_wants_tokens(m));
+    man_close(m);
+    man_problems_fini(&p);
+}
+
 // The largest list and the longest name that are read.
 static void test_full_list(void **state) {
     (void)state;
@@ -176,7 +226,7 @@ static void test_every_error_at_once(void **state) {
     (void)state;
     static const char text[] = "{ \"version\": 1,\n"
                                "  \"compute\": {\"dtype\": \"int8\"},\n"
-                               "  \"job\": \"generate\", \"generate\": {}, \"model\": \"m\",\n"
+                               "  \"job\": \"probe\", \"model\": \"m\",\n"
                                "  \"cache\": [\n"
                                "    {\"name\": \"a\", \"sink_token\": 1},\n"
                                "    {\"name\": \"a\", \"window_tokens\": 0}\n"
@@ -463,6 +513,7 @@ static void test_no_memory(void **state) {
     assert_true(fail_each(VALID "/settings.json", NULL, 0, OK) > 20);
     assert_true(fail_each(VALID "/full.json", sets, 2, OK) > 40);
     assert_true(fail_each(VALID "/full.json", sets, 3, E_FORMAT) > 40);
+    assert_true(fail_each(VALID "/generate.json", NULL, 0, OK) > 20);
     assert_true(fail_each(INVALID "/list_same_name/manifest.json", NULL, 0, E_FORMAT) > 10);
 }
 
@@ -478,7 +529,7 @@ static void test_schema(void **state) {
     assert_int_equal(sbuf_status(&b, &e), OK);
     assert_int_equal(json_open_text(&doc, "schema", b.s, b.n, &e), OK);
     const struct jnode *keys = json_get(json_root(doc), "properties");
-    assert_int_equal(json_len(keys), 8); // "generate" is known, but not in this version
+    assert_int_equal(json_len(keys), 9);
     assert_non_null(json_get(keys, "cache"));
     json_close(doc);
     sbuf_fini(&b);
@@ -536,6 +587,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_settings),
+        cmocka_unit_test(test_generate),
         cmocka_unit_test(test_full_list),
         cmocka_unit_test(test_output_optional),
         cmocka_unit_test(test_paths),

@@ -57,3 +57,18 @@ within() { awk -v a="$1" -v b="$2" -v p="$3" 'BEGIN { d = a - b; if (d < 0) d = 
     echo "$((said / 1024)) KB said, $(cat rss) KB seen"
     [ "$(cat rss)" -lt $((said / 1024 * 115 / 100)) ]
 }
+
+@test "an answer without end: the same after 3 seconds and after 12" {
+    head -c 300 3m.txt >prompt.txt
+    cat >endless.json <<JSON
+{"version": 1, "job": "generate", "model": {"path": "$MODEL"}, "input": [{"path": "prompt.txt"}],
+ "cache": {"mode": "sink", "sink_tokens": 4, "window_tokens": 124}, "output": {"path": "endless"},
+ "generate": {"max_new_tokens": 100000000, "ignore_eos": true, "temperature": 1}}
+JSON
+    for t in 3 12; do
+        /usr/bin/time -f '%M' -o rss-$t "$BASIN" run endless.json --out endless-$t --time-limit $t \
+            --checkpoint-seconds 1 --quiet || [ $? -eq 75 ]
+    done
+    echo "$(tail -n 1 rss-3) KB, $(tail -n 1 rss-12) KB"
+    within "$(tail -n 1 rss-12)" "$(tail -n 1 rss-3)" 5
+}
