@@ -365,7 +365,7 @@ ALWAYS void pack_int8(const struct cpu_packed *p, uint32_t *row, int64_t b, cons
         v_store((float *)(void *)(q + i), y);
     }
     for (int i = 0; i < n; i++) {
-        q[i] -= 0x4B400000;
+        q[i] = finite ? q[i] - 0x4B400000 : 0;
         total += q[i];
         bytes[i] = (int8_t)q[i];
     }
