@@ -43,7 +43,7 @@ static bool is_wt(struct dev *d, const struct wt *w, enum wt_use use, int64_t n_
                  (long long)n_in);
         return false;
     }
-    if (use != WT_TABLE && w->n_prepared == 0) {
+    if (w->n_prepared == 0) {
         dev_fail(d, E_BUG, "%s is not prepared", w->src.name);
         return false;
     }
@@ -312,5 +312,9 @@ void dev_event_record(struct dev *d, struct dev_event *ev) {
 }
 
 void dev_event_wait(struct dev *d, const struct dev_event *ev) {
-    if (begin(d, "event_wait")) d->ops->event_wait(d, ev);
+    if (!begin(d, "event_wait")) return;
+    if (ev->dev->ops == d->ops)
+        d->ops->event_wait(d, ev);
+    else
+        ev->dev->ops->sync(ev->dev); // what another kind of device queues, its own queue only knows
 }

@@ -146,7 +146,7 @@ static void attend_case(struct ops_run *r, const struct doc *c) {
     struct doc_data x = doc_data(r, c);
     double *ref = NULL, *got = NULL;
     free(attend_blocks(r->ref, c, &x, 50, &ref));
-    free(attend_blocks(r->cpu, c, &x, c->n_tok, &got));
+    free(attend_blocks(r->dev, c, &x, c->n_tok, &got));
     /* f32: scores are off by 1e-6 of their size, and p with them. bf16: p is rounded to 2^-9, and
      * a score of size s by the rounding of q is off by s / 500, sometimes by 5 times that. */
     const bool bf16 = r->c.compute == DT_BF16;
@@ -155,7 +155,7 @@ static void attend_case(struct ops_run *r, const struct doc *c) {
     char what[128];
     snprintf(what, sizeof what, "attend n %lld sinks %d window %lld heads %d/%d d %d, %s",
              (long long)c->n_tok, c->n_sink, (long long)c->window, c->n_head, c->n_kv, c->d_head,
-             dev_describe(r->cpu));
+             dev_describe(r->dev));
     ops_compare(what, ref, got, c->n_tok * c->n_head * c->d_head, bf16 ? half : f32);
     free(ref), free(got);
     doc_free(&x);
@@ -178,12 +178,12 @@ static void attend_cuts_body(struct ops_run *r) {
         const struct doc *c = docs + i;
         struct doc_data x = doc_data(r, c);
         const size_t bytes = (size_t)(c->n_tok * c->n_head * c->d_head) * sizeof(float);
-        unsigned char *whole = attend_blocks(r->cpu, c, &x, c->n_tok, NULL);
+        unsigned char *whole = attend_blocks(r->dev, c, &x, c->n_tok, NULL);
         unsigned char *single = attend_blocks(one, c, &x, c->n_tok, NULL);
         ops_same_bytes("one thread", whole, single, bytes);
         for (size_t k = 0; k < COUNTOF(steps); k++) {
             if (steps[k] == 1 && c->n_tok > 150) continue;
-            unsigned char *cut = attend_blocks(r->cpu, c, &x, steps[k], NULL);
+            unsigned char *cut = attend_blocks(r->dev, c, &x, steps[k], NULL);
             ops_same_bytes("cut", whole, cut, bytes);
             free(cut);
         }
@@ -213,7 +213,7 @@ static void attend_packed_body(struct ops_run *r) {
     for (int i = 0; i < (int)N; i++) {
         struct doc_data x = doc_data(r, c + i);
         const int64_t n = c[i].n_tok;
-        unsigned char *out = attend_blocks(r->cpu, c + i, &x, n, NULL);
+        unsigned char *out = attend_blocks(r->dev, c + i, &x, n, NULL);
         memcpy(alone + at * Q * (int64_t)sizeof(float), out, (size_t)(n * Q) * sizeof(float));
         memcpy(q + at * Q, x.q_win, (size_t)(n * Q) * sizeof *q);
         memcpy(q + (TOK + at) * Q, x.q_sink, (size_t)(n * Q) * sizeof *q);
@@ -229,7 +229,7 @@ static void attend_packed_body(struct ops_run *r) {
         free(out);
         doc_free(&x);
     }
-    struct dev *d = r->cpu;
+    struct dev *d = r->dev;
     struct buf *k = ops_buf(d, BUF_KV, 4 * N + TOK, KV, NULL),
                *v = ops_buf(d, BUF_KV, 4 * N + TOK, KV, NULL);
     struct buf *qw = ops_buf(d, BUF_ACT, TOK, Q, q), *qs = ops_buf(d, BUF_ACT, TOK, Q, q + TOK * Q);

@@ -40,6 +40,7 @@ static const struct dev_ops cpu_ops = {
     .read = dev_host_read,
     .wt_prepare = cpu_wt_prepare,
     .wt_release = cpu_wt_release,
+    .wt_drop = cpu_wt_release,
     .embed = cpu_embed,
     .norm = cpu_norm,
     .linear = cpu_linear,
