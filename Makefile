@@ -51,13 +51,14 @@ CMD  := $(patsubst %.c,$(OUT)/%.o,$(wildcard cmd/*.c))
 LIB  := $(OUT)/libbasin.a
 BIN  := $(OUT)/basin
 TEST_SUPPORT := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/support_*.c))
-TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(wildcard tests/test_*.c))
+TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(filter-out tests/test_cuda.c,$(wildcard tests/test_*.c)))
 # The GPU's kernels on the CPU (tests/simt/): the .cu files as C++, with a stand-in of CUDA in front.
 HAVE_CXX  := $(shell $(CC) -x c++ -include new -fsyntax-only /dev/null 2>/dev/null && echo 1)
 SIMT_SRC  := $(filter-out kernels/cuda/blas.c,$(wildcard kernels/cuda/*.c kernels/cuda/*.cu tests/simt/*.c tests/simt/*.cu))
 SIMT_OBJ  := $(patsubst %.c,$(OUT)/simt/%.o,$(patsubst %.cu,$(OUT)/simt/%.cu.o,$(SIMT_SRC)))
 ON_CUDA   := ops attend quant span
 SIMT_TESTS := $(if $(HAVE_CXX),$(patsubst %,$(OUT)/tests/test_cuda_%,$(ON_CUDA)))
+SIMT_TESTS += $(if $(HAVE_CXX),$(OUT)/tests/test_cuda)
 GPU_TESTS := $(patsubst %,$(OUT)/gpu/tests/test_%,$(ON_CUDA))
 
 .PHONY: all check-deps
@@ -78,9 +79,15 @@ $(OUT)/%.o: %.c Makefile
 $(OUT)/%.cu.o: %.cu Makefile
 	@mkdir -p $(@D)
 	$(NVCC) $(NVCC_FLAGS) -I. -MMD -MP -c $< -o $@
-$(LIB): $(OBJ)
+# Another choice of CUDA makes the library anew.
+CUDA_STAMP := $(OUT)/cuda-$(if $(CUDA_ON),on,off)
+$(CUDA_STAMP):
+	@mkdir -p $(@D)
+	@rm -f $(OUT)/cuda-on $(OUT)/cuda-off
+	@touch $@
+$(LIB): $(OBJ) $(CUDA_STAMP)
 	@rm -f $@
-	ar rcs $@ $^
+	ar rcs $@ $(OBJ)
 $(BIN): $(CMD) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -o $@
 # Tests that let the k-th allocation fail.
@@ -107,7 +114,9 @@ $(OUT)/simt/%.o: %.c Makefile
 $(OUT)/simt/%.cu.o: %.cu Makefile
 	@mkdir -p $(@D)
 	$(CC) -x c++ -std=c++17 $(CFLAGS) $(SAN) $(KERNEL_CFLAGS) -Wall -Wextra -Wno-unknown-pragmas -fno-strict-aliasing $(if $(WERROR),-Werror) -fno-exceptions -fno-rtti -D_GNU_SOURCE -Itests/simt -I. -MMD -MP -c $< -o $@
-$(SIMT_TESTS): $(OUT)/tests/test_cuda_%: $(OUT)/tests/test_%.o $(SIMT_OBJ) $(TEST_SUPPORT) $(LIB)
+$(patsubst %,$(OUT)/tests/test_cuda_%,$(ON_CUDA)): $(OUT)/tests/test_cuda_%: $(OUT)/tests/test_%.o $(SIMT_OBJ) $(TEST_SUPPORT) $(LIB)
+	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
+$(OUT)/tests/test_cuda: $(OUT)/simt/tests/test_cuda.o $(SIMT_OBJ) $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
 $(OUT)/gpu/tests/%: $(OUT)/tests/%.o $(OUT)/tests/devs_gpu.o $(TEST_SUPPORT) $(LIB)
 	@mkdir -p $(@D)
@@ -115,7 +124,7 @@ $(OUT)/gpu/tests/%: $(OUT)/tests/%.o $(OUT)/tests/devs_gpu.o $(TEST_SUPPORT) $(L
 $(OUT)/tools/bench/%: $(OUT)/tools/bench/%.o $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -o $@
 .SECONDARY:
--include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d) $(SIMT_OBJ:.o=.d) $(wildcard $(OUT)/tests/devs_*.d)
+-include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d) $(SIMT_OBJ:.o=.d) $(OUT)/simt/tests/test_cuda.d $(wildcard $(OUT)/tests/devs_*.d)
 
 .PHONY: setup demo test test-gpu test-all test-programs asan ubsan tsan valgrind fuzz fuzz-programs fuzz-link fuzz-coverage lint format man install clean help
 setup: ## install what is missing (Debian packages); PREFIX=DIR: unpack it there, without root

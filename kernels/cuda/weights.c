@@ -185,7 +185,10 @@ static void upload(struct cuda_dev *d, struct wt *w, struct cuda_wt *k) {
         watch.fault = NULL;
     else
         watch = cuda_watch(d, w->src.name);
-    if (k->form == STORED)
+    // What is stored as operands are needs no expansion.
+    const bool same =
+        w->src.dtype == d->base.cfg.compute && cuda_padded(d, w->src.n_in) == w->src.n_in;
+    if (k->form == STORED || (same && !w->src.transposed))
         upload_stored(d, w, k, watch);
     else if (w->src.transposed)
         upload_turned(d, &w->src, k->mem, watch);
