@@ -195,6 +195,69 @@ static void test_memory_constant(void **state) {
     assert_int_equal(simt_product_rows(), small.rows);
 }
 
+/* Operands are kept for the next layer that reads the same rows: every operation that writes them, and every other
+ * number of rows, must make them anew. */
+static double *line_of(struct dev *d, const struct buf *x, const struct wt *w, int64_t n) {
+    struct buf *y = ops_buf(d, BUF_ACT, n, SIDE, NULL);
+    dev_linear(d, y, x, w, NULL, n);
+    double *out = ops_get(d, y, n, SIDE);
+    buf_free(y);
+    return out;
+}
+
+static void write_somehow(struct dev *d, int how, struct buf *x, const struct buf *other,
+                          const struct wt *w, const struct wt *ones) {
+    const struct dev_norm norm = {.kind = NORM_RMS, .eps = 1e-5, .weight = ones, .n_group = 1};
+    const struct dev_rope rope = {1, SIDE, 2, false};
+    const int64_t pos[37] = {1, 2, 3};
+    const double freq = 1;
+    struct buf *bp = ops_pos(d, 37, pos), *ang = ops_buf(d, BUF_ANGLE, 37, 2, NULL);
+    float row[SIDE] = {1};
+    dev_angles(d, ang, bp, &freq, 1, 1, 37);
+    if (how == 0) dev_write(d, x, 0, 1, row);
+    if (how == 1) dev_copy(d, x, 0, other, 1, 1);
+    if (how == 2) dev_norm(d, x, x, &norm, 37);
+    if (how == 3) dev_act(d, x, x, NULL, ACT_SILU, 37);
+    if (how == 4) dev_add(d, x, other, 1, 37);
+    if (how == 5) dev_rope(d, x, x, ang, &rope, 37);
+    if (how == 6) dev_linear(d, x, other, w, NULL, 37);
+    if (how == 7) dev_copy_peer(d, x, 0, d, other, 1, 1);
+    buf_free(bp), buf_free(ang);
+}
+
+static void test_operands_anew(void **state) {
+    (void)state;
+    enum { N = 37 };
+    struct dev *d = open_on(0, &f32);
+    struct stack s;
+    void *data = NULL;
+    uint64_t seed = 3;
+    float *a = ops_normals(&seed, N * SIDE, 1), *b = ops_normals(&seed, N * SIDE, 1), ones[SIDE];
+    for (int k = 0; k < SIDE; k++) ones[k] = 1;
+    struct wt *one = ops_weight(d, WT_VECTOR, SIDE, 1, ones, DT_F32, &data);
+    stack_open(&s, d, DT_F32);
+    dev_weights_prepare(d, s.wt, 1);
+    for (int how = 0; how < 8; how++) {
+        struct buf *x = ops_buf(d, BUF_ACT, N, SIDE, a), *other = ops_buf(d, BUF_ACT, N, SIDE, b);
+        free(line_of(d, x, s.wt[0], 1));
+        free(line_of(d, x, s.wt[0], N));
+        write_somehow(d, how, x, other, s.wt[0], one);
+        double *got = line_of(d, x, s.wt[0], N), *rows = ops_get(d, x, N, SIDE);
+        float again[N * SIDE];
+        for (int i = 0; i < N * SIDE; i++) again[i] = (float)rows[i];
+        struct buf *fresh = ops_buf(d, BUF_ACT, N, SIDE, again);
+        double *want = line_of(d, fresh, s.wt[0], N);
+        if (memcmp(got, want, N * SIDE * sizeof *got) != 0) fail_msg("written by way %d", how);
+        buf_free(x), buf_free(other), buf_free(fresh);
+        free(got), free(rows), free(want);
+    }
+    dev_weights_release(d, s.wt, 1);
+    stack_close(&s);
+    dev_weight_free(one);
+    dev_close(d);
+    free(data), free(a), free(b);
+}
+
 // ---- failures
 
 /* The k-th launch fails, for every k: the first operation that meets it says so by its name, the rest is not
@@ -206,7 +269,8 @@ static void test_launch_fails(void **state) {
         struct stack s;
         struct err e = {.code = OK};
         stack_open(&s, d, DT_BF16);
-        struct buf *a = ops_buf(d, BUF_ACT, 3, SIDE, s.w[0]), *b = ops_buf(d, BUF_ACT, 3, SIDE, NULL);
+        struct buf *a = ops_buf(d, BUF_ACT, 3, SIDE, s.w[0]),
+                   *b = ops_buf(d, BUF_ACT, 3, SIDE, NULL);
         ops_sync(d);
         simt_world()->fail_launch_after = k;
         dev_weights_prepare(d, s.wt, 1);
@@ -394,6 +458,7 @@ int main(void) {
         cmocka_unit_test_teardown(test_short_of_memory, world_back),
         cmocka_unit_test_teardown(test_out_of_memory, world_back),
         cmocka_unit_test_teardown(test_memory_constant, world_back),
+        cmocka_unit_test_teardown(test_operands_anew, world_back),
         cmocka_unit_test_teardown(test_launch_fails, world_back),
         cmocka_unit_test_teardown(test_peers, world_back),
         cmocka_unit_test_teardown(test_events, world_back),

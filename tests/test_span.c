@@ -197,7 +197,7 @@ static int compare_all(const struct ops_dev *on, double budget) {
 
 static void test_ref_equals_reference(void **state) {
     (void)state;
-    assert_int_equal(compare_all(NULL, 1e-9), ops_slow() ? RECORDED_SOME : RECORDED);
+    assert_int_equal(compare_all(NULL, 1e-9), RECORDED);
 }
 
 static void test_dev_equals_reference(void **state) {
@@ -273,17 +273,18 @@ static void test_span_sizes_same_bytes(void **state) {
     rules_for_laws(rules);
     fixture_open(&f, "llama");
     struct ops_dev list[8];
-    const int n = ops_list(list);
+    const int n = ops_list(list), n_tok = ops_slow() ? 130 : f.n;
     for (int d = 0; d < n; d++) {
         struct rig r;
         rig_open(&r, FIXTURES "llama", list[d], 2);
         for (int k = 0; k < 6; k++) {
             double whole[4096], cut[4096];
-            score(&r, &rules[k], f.ids, f.n, f.n, whole);
+            score(&r, &rules[k], f.ids, n_tok, n_tok, whole);
             for (size_t i = 0; i < COUNTOF(sizes); i++) {
-                if (ops_slow() && (k % 2 == 1 || (sizes[i] == 1 && d > 0))) continue;
-                score(&r, &rules[k], f.ids, f.n, sizes[i], cut);
-                if (memcmp(whole, cut, (size_t)(f.n - 1) * sizeof whole[0]) != 0) {
+                if (ops_slow() && k > 0 && (sizes[i] < 64 || d > 1)) continue;
+                if (ops_slow() && sizes[i] == 1 && d != 1) continue;
+                score(&r, &rules[k], f.ids, n_tok, sizes[i], cut);
+                if (memcmp(whole, cut, (size_t)(n_tok - 1) * sizeof whole[0]) != 0) {
                     fail_msg("%s, rule %d: spans of %d rows differ", dev_describe(r.dev), k,
                              (int)sizes[i]);
                 }
@@ -312,7 +313,7 @@ static void test_families_same_bytes(void **state) {
         for (int i = 0; i < 3; i += 2) {
             if (model_arch(r.model)->positions == POS_LEARNED && !rules[i].dense) continue;
             score(&r, &rules[i], f.ids, f.n, f.n, whole);
-            for (size_t s = 0; s < COUNTOF(sizes); s++) {
+            for (size_t s = ops_slow() ? 1 : 0; s < COUNTOF(sizes); s++) {
                 score(&r, &rules[i], f.ids, f.n, sizes[s], cut);
                 if (memcmp(whole, cut, (size_t)(f.n - 1) * sizeof whole[0]) != 0)
                     fail_msg("%s rule %d: spans of %d rows differ", names[k], i, (int)sizes[s]);
@@ -596,10 +597,12 @@ static void test_ids_outside_the_vocabulary(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
+    const struct CMUnitTest oracle[] = {
         cmocka_unit_test(test_ref_equals_reference),
-        cmocka_unit_test(test_dev_equals_reference),
         cmocka_unit_test(test_logits),
+    };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_dev_equals_reference),
         cmocka_unit_test(test_span_sizes_same_bytes),
         cmocka_unit_test(test_families_same_bytes),
         cmocka_unit_test(test_threads_same_bytes),
@@ -611,5 +614,7 @@ int main(void) {
         cmocka_unit_test(test_positions_end),
         cmocka_unit_test(test_ids_outside_the_vocabulary),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    // The oracle is the same whatever device is under test.
+    const int failed = ops_slow() ? 0 : cmocka_run_group_tests(oracle, NULL, NULL);
+    return failed + cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -97,8 +97,9 @@ void simt_check_global(const void *p, size_t n) {
 }
 
 static void check_guard(const struct block *b) {
-    for (size_t i = 0; i < GUARD_BYTES; i++)
-        if (b->p[b->bytes + i] != GUARD) simt_die("a write behind the end of %zu bytes", b->bytes);
+    for (int i = 0; i < GUARD_BYTES; i++)
+        if (b->p[b->bytes + (size_t)i] != GUARD)
+            simt_die("a write behind the end of %zu bytes", b->bytes);
 }
 
 static void *take(size_t bytes, int device) {
