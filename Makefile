@@ -140,7 +140,8 @@ test: setup ## build and run all tests; the last line counts them
 	@$(MAKE) --no-print-directory -s -j$$(nproc) all test-programs
 	@tools/runtests $(OUT)
 
-test-gpu: all $(GPU_TESTS) ## the tests of the GPU's kernels on a real GPU, where there is one
+test-gpu: ## the tests of the GPU's kernels on a real GPU, where there is one
+	@$(MAKE) --no-print-directory -s -j$$(nproc) all $(if $(CUDA_ON),$(GPU_TESTS))
 	@tools/testgpu $(OUT) $(if $(CUDA_ON),1,0)
 
 test-all: test ## deeper: every sanitizer, valgrind, long documents, many kills
