@@ -17,7 +17,7 @@ VERSION := 0.1.0
 # The libraries, named once: Debian package -> header that proves it is there.
 APT_LIBS  := libjansson-dev liblz4-dev libxxhash-dev libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev
 APT_TOOLS := gcc make git scdoc
-APT_TESTS := libcmocka-dev clang clang-format libclang-rt-14-dev libomp-14-dev valgrind strace bats jq python3 python3-jsonschema lz4 zstd time zsh
+APT_TESTS := libcmocka-dev clang clang-format g++ libclang-rt-14-dev libomp-14-dev valgrind strace bats jq python3 python3-jsonschema lz4 zstd time zsh
 HEADERS   := jansson.h lz4frame.h xxhash.h pcre2.h utf8proc.h zlib.h zstd.h
 LIBS      := -ljansson -llz4 -lz -lzstd -lxxhash -lpcre2-8 -lutf8proc -lm -pthread
 
@@ -33,17 +33,33 @@ SAN_ubsan := -fsanitize=undefined -fno-sanitize-recover=all
 SAN_tsan  := -fsanitize=thread
 SAN = $(SAN_$(FLAVOUR)) $(FUZZ_SAN_$(FLAVOUR))
 
-HAVE_NVCC := $(shell command -v $(NVCC) 2>/dev/null)
-CUDA_ON   := $(if $(filter 1,$(CUDA)),1,$(if $(filter 0,$(CUDA)),,$(if $(and $(HAVE_NVCC),$(wildcard kernels/cuda/*.cu)),1)))
+# CUDA=auto uses nvcc where it is found with the headers of cuBLAS; 1 insists, 0 leaves it out.
+CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v $(lastword $(NVCC)) 2>/dev/null)))
+CUDA_ARCH ?= 80 90
+CUDA_ON   := $(if $(filter 1,$(CUDA)),1,$(if $(filter 0,$(CUDA)),,$(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),1)))
+CUDA_LIB   = $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/targets/x86_64-linux/lib) $(CUDA_HOME)/lib)
+CUDA_NUMS  = $(patsubst sm_%,%,$(CUDA_ARCH))
+NVCC_FLAGS = -std=c++17 -O3 $(foreach a,$(CUDA_NUMS),-gencode arch=compute_$(a),code=sm_$(a)) \
+  -gencode arch=compute_$(lastword $(CUDA_NUMS)),code=compute_$(lastword $(CUDA_NUMS)) -Xcompiler -Wall,-Wextra $(if $(WERROR),-Werror all-warnings)
+CUDA_LIBS  = -L$(CUDA_LIB) -lcudart_static -Wl,--push-state,-Bstatic -lstdc++ -Wl,--pop-state -ldl -lrt
+LIBS += $(if $(CUDA_ON),$(CUDA_LIBS))
 
 # one.c      compiled as it is; NAME_avx2.c, NAME_avx512.c with that instruction set.
-SRC  := $(filter-out $(if $(CUDA_ON),kernels/cuda_none.c),$(wildcard base/*.c io/*.c kernels/*.c kernels/*/*.c core/*.c jobs/*.c))
-OBJ  := $(SRC:%.c=$(OUT)/%.o)
+SRC  := $(filter-out $(if $(CUDA_ON),kernels/cuda_none.c,kernels/cuda/%),$(wildcard base/*.c io/*.c kernels/*.c kernels/*/*.c core/*.c jobs/*.c))
+OBJ  := $(SRC:%.c=$(OUT)/%.o) $(if $(CUDA_ON),$(patsubst %,$(OUT)/%.o,$(wildcard kernels/cuda/*.cu)))
 CMD  := $(patsubst %.c,$(OUT)/%.o,$(wildcard cmd/*.c))
 LIB  := $(OUT)/libbasin.a
 BIN  := $(OUT)/basin
 TEST_SUPPORT := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/support_*.c))
-TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(wildcard tests/test_*.c))
+TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(filter-out tests/test_cuda.c,$(wildcard tests/test_*.c)))
+# The GPU's kernels on the CPU (tests/simt/): the .cu files as C++, with a stand-in of CUDA in front.
+HAVE_CXX  := $(shell $(CC) -x c++ -include new -fsyntax-only /dev/null 2>/dev/null && echo 1)
+SIMT_SRC  := $(filter-out kernels/cuda/blas.c,$(wildcard kernels/cuda/*.c kernels/cuda/*.cu tests/simt/*.c tests/simt/*.cu))
+SIMT_OBJ  := $(patsubst %.c,$(OUT)/simt/%.o,$(patsubst %.cu,$(OUT)/simt/%.cu.o,$(SIMT_SRC)))
+ON_CUDA   := ops attend quant span_dev
+SIMT_TESTS := $(if $(HAVE_CXX),$(patsubst %,$(OUT)/tests/test_cuda_%,$(ON_CUDA)))
+SIMT_TESTS += $(if $(HAVE_CXX),$(OUT)/tests/test_cuda)
+GPU_TESTS := $(patsubst %,$(OUT)/gpu/tests/test_%,$(ON_CUDA))
 
 .PHONY: all check-deps
 all: check-deps $(BIN) ## build build/release/basin (FLAVOUR, CC, CFLAGS, CUDA=auto|0|1 honoured)
@@ -56,12 +72,22 @@ check-deps:
 	  echo "A library is missing. Run: make setup    (or: apt-get install -y $(APT_LIBS))" >&2; exit 1; }
 
 $(OUT)/kernels/%.o: ALL_CFLAGS += $(KERNEL_CFLAGS) $(ISA_$(lastword $(subst _, ,$(basename $(notdir $@)))))
+$(OUT)/kernels/cuda/%.o: ALL_CFLAGS += -isystem $(CUDA_HOME)/include -DCUDA_LIBRARIES='"$(CUDA_LIB)"'
 $(OUT)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c $< -o $@
-$(LIB): $(OBJ)
+$(OUT)/%.cu.o: %.cu Makefile
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) -I. -MMD -MP -c $< -o $@
+# Another choice of CUDA makes the library anew.
+CUDA_STAMP := $(OUT)/cuda-$(if $(CUDA_ON),on,off)
+$(CUDA_STAMP):
+	@mkdir -p $(@D)
+	@rm -f $(OUT)/cuda-on $(OUT)/cuda-off
+	@touch $@
+$(LIB): $(OBJ) $(CUDA_STAMP)
 	@rm -f $@
-	ar rcs $@ $^
+	ar rcs $@ $(OBJ)
 $(BIN): $(CMD) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -o $@
 # Tests that let the k-th allocation fail.
@@ -81,14 +107,27 @@ WRAP_test_lz4f        := -Wl,--wrap=write
 WRAP_test_plan        := $(WRAP_ALLOC)
 WRAP_test_stream_batch := $(WRAP_ALLOC)
 WRAP_test_ledger      := -Wl,--wrap=write,--wrap=fsync,--wrap=copy_file_range $(WRAP_ALLOC)
-$(OUT)/tests/%: $(OUT)/tests/%.o $(TEST_SUPPORT) $(LIB)
+$(OUT)/tests/%: $(OUT)/tests/%.o $(OUT)/tests/devs_cpu.o $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(WRAP_$*) $(LIBS) -lcmocka -o $@
+$(OUT)/simt/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) -Itests/simt $(ALL_CFLAGS) $(KERNEL_CFLAGS) -c $< -o $@
+$(OUT)/simt/%.cu.o: %.cu Makefile
+	@mkdir -p $(@D)
+	$(CC) -x c++ -std=c++17 $(CFLAGS) $(SAN) $(KERNEL_CFLAGS) -Wall -Wextra -Wno-unknown-pragmas -fno-strict-aliasing $(if $(WERROR),-Werror) -fno-exceptions -fno-rtti -D_GNU_SOURCE -Itests/simt -I. -MMD -MP -c $< -o $@
+$(patsubst %,$(OUT)/tests/test_cuda_%,$(ON_CUDA)): $(OUT)/tests/test_cuda_%: $(OUT)/tests/test_%.o $(SIMT_OBJ) $(TEST_SUPPORT) $(LIB)
+	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
+$(OUT)/tests/test_cuda: $(OUT)/simt/tests/test_cuda.o $(SIMT_OBJ) $(TEST_SUPPORT) $(LIB)
+	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
+$(OUT)/gpu/tests/%: $(OUT)/tests/%.o $(OUT)/tests/devs_gpu.o $(TEST_SUPPORT) $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
 $(OUT)/tools/bench/%: $(OUT)/tools/bench/%.o $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -o $@
 .SECONDARY:
--include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d)
+-include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d) $(SIMT_OBJ:.o=.d) $(OUT)/simt/tests/test_cuda.d $(wildcard $(OUT)/tests/devs_*.d)
 
-.PHONY: setup demo test test-all test-programs asan ubsan tsan valgrind fuzz fuzz-programs fuzz-link fuzz-coverage lint format man install clean help bench
+.PHONY: setup demo test test-gpu test-all test-programs asan ubsan tsan valgrind fuzz fuzz-programs fuzz-link fuzz-coverage lint format man install clean help bench
 setup: ## install what is missing (Debian packages); PREFIX=DIR: unpack it there, without root
 	@tools/setup $(if $(filter command line,$(origin PREFIX)),--prefix $(PREFIX)) $(APT_TOOLS) $(APT_LIBS) $(APT_TESTS)
 
@@ -96,10 +135,15 @@ demo: setup ## build, score the embedded book with the embedded model, print the
 	@$(MAKE) --no-print-directory -s -j$$(nproc) all
 	@tools/demo $(BIN)
 
-test-programs: $(TESTS)
+test-programs: $(TESTS) $(SIMT_TESTS)
+	@$(if $(HAVE_CXX),,echo "no C++ compiler: the kernels of GPUs are not tested (make setup)" >&2)
 test: setup ## build and run all tests; the last line counts them
 	@$(MAKE) --no-print-directory -s -j$$(nproc) all test-programs
 	@tools/runtests $(OUT)
+
+test-gpu: ## the tests of the GPU's kernels on a real GPU, where there is one
+	@$(MAKE) --no-print-directory -s -j$$(nproc) all $(if $(CUDA_ON),$(GPU_TESTS))
+	@tools/testgpu $(OUT) $(if $(CUDA_ON),1,0)
 
 test-all: test ## deeper: every sanitizer, valgrind, long documents, many kills
 	@$(MAKE) --no-print-directory lint asan ubsan tsan valgrind
@@ -135,7 +179,7 @@ tsan: ## a two-thread run under ThreadSanitizer (clang's OpenMP runtime)
 lint: all ## include direction, symbols, forbidden calls, mutable data, format
 	@tools/lint $(OUT)
 format: ## clang-format everything in place
-	@git ls-files '*.c' '*.h' | xargs clang-format -i
+	@git ls-files '*.c' '*.h' '*.cu' '*.cuh' | xargs clang-format -i
 
 MAN := $(patsubst man/%.scd,build/man/%,$(wildcard man/*.scd))
 build/man/%: man/%.scd

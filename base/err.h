@@ -48,7 +48,7 @@ void err_prefix(struct err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
 const char *err_name(enum status code);
 
 /* Prints place and condition to stderr, aborts. Only for states our own code makes impossible. */
-_Noreturn void err_check_failed(const char *cond, const char *file, int line);
+void err_check_failed(const char *cond, const char *file, int line) __attribute__((noreturn));
 
 #define TRY(call)                                                                                  \
     do {                                                                                           \

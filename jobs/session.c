@@ -1,8 +1,9 @@
 #include "jobs/session.h"
 
+#include "base/cpu.h"
+#include "base/num.h"
 #include "base/suggest.h"
 #include "jobs/gen.h"
-#include "base/cpu.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -153,6 +154,41 @@ done:
     return st;
 }
 
+// cuda and cuda:N are one GPU each. A list is understood, and not served yet.
+static enum status open_gpu(struct session *s, const char *want, const struct dev_config *c,
+                            struct err *e) {
+    int64_t ordinal = 0;
+    enum status st = OK;
+    if (strchr(want, ',') != NULL) {
+        FAIL(
+            e, E_DEVICE,
+            "--devices %s: one run does not use several devices yet; start one run per device, for "
+            "example --devices cuda:0 --shard 0/2 and --devices cuda:1 --shard 1/2",
+            want);
+    }
+    if (strcmp(want, "auto") != 0 && strcmp(want, "cuda") != 0 &&
+        (strncmp(want, "cuda:", 5) != 0 || !num_parse_int(want + 5, INT32_MAX, &ordinal))) {
+        FAIL(e, E_ARG, "--devices %s: must be auto, cpu, cuda, cuda:0,1 or cpu,cuda", want);
+    }
+    st = dev_open_cuda(&s->dev, (int)ordinal, c, e);
+    if (st != OK) {
+        if (e != NULL) e->code = E_DEVICE;
+        st = E_DEVICE;
+        err_prefix(e, "--devices %s: ", want);
+    }
+done:
+    return st;
+}
+
+// The CPU, until the GPU backend has been seen on a GPU; the person is told what else there is.
+static enum status open_any(struct session *s, const struct dev_config *c, struct err *e) {
+    const struct run_hooks *h = &s->o->hooks;
+    if (dev_cuda_count() > 0 && h->note != NULL) {
+        h->note(h->ctx, RUN_INFO, "runs on the CPU; --devices cuda takes the GPU");
+    }
+    return dev_open_cpu(&s->dev, c, e);
+}
+
 enum status session_start(struct session *s, struct err *e) {
     enum status st = OK;
     const char *want = s->o->devices != NULL ? s->o->devices : "auto";
@@ -160,19 +196,12 @@ enum status session_start(struct session *s, struct err *e) {
         .n_thread = s->o->n_thread, .isa = s->o->isa, .compute = s->compute};
     if (strcmp(want, "ref") == 0) {
         TRY(dev_open_ref(&s->dev, &c, e));
-    } else if (strcmp(want, "cpu") == 0 || (strcmp(want, "auto") == 0 && dev_cuda_count() == 0)) {
+    } else if (strcmp(want, "cpu") == 0) {
         TRY(dev_open_cpu(&s->dev, &c, e));
-    } else if (strcmp(want, "auto") == 0 || strncmp(want, "cuda", 4) == 0 ||
-               strchr(want, ',') != NULL) {
-        st = dev_open_cuda(&s->dev, 0, &c, e);
-        if (st != OK) {
-            if (e != NULL) e->code = E_DEVICE;
-            st = E_DEVICE;
-            err_prefix(e, "--devices %s: ", want);
-            goto done;
-        }
+    } else if (strcmp(want, "auto") == 0) {
+        TRY(open_any(s, &c, e));
     } else {
-        FAIL(e, E_ARG, "--devices %s: must be auto, cpu, cuda, cuda:0,1 or cpu,cuda", want);
+        TRY(open_gpu(s, want, &c, e));
     }
     TRY(model_on_open(&s->mo, s->model, s->dev, e));
     settle_streams(s);

@@ -189,7 +189,7 @@ enum status dev_weight_new(struct wt **out, struct dev *d, enum wt_use use,
 
 void dev_weight_free(struct wt *w) {
     if (w == NULL) return;
-    if (w->state != NULL) w->dev->ops->wt_release(w);
+    if (w->state != NULL) w->dev->ops->wt_drop(w);
     mem_free(w);
 }
 

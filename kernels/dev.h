@@ -123,8 +123,8 @@ void dev_weight_free(struct wt *w);
 
 /* Makes weights ready for use (map, convert, pack into panels, upload) and lets them go again. Both may be
  * asynchronous. prepare nests: a weight is let go when every prepare has had its release. A weight that holds
- * NaN or infinity makes prepare fail by its name (E_FORMAT, sticky). WT_TABLE rows are read where they lie
- * and are checked when they are looked up. NULL entries are skipped. */
+ * NaN or infinity makes prepare fail by its name (E_FORMAT, sticky). WT_TABLE rows are read as they are
+ * stored and are checked when they are looked up. NULL entries are skipped. */
 void dev_weights_prepare(struct dev *d, struct wt *const *list, int n);
 void dev_weights_release(struct dev *d, struct wt *const *list, int n);
 

@@ -23,7 +23,7 @@ struct wt {
     enum wt_use use;
     struct dev_weight_src src;
     int n_prepared; /* prepares that still wait for their release */
-    void *state;    /* owned by the backend; NULL while not prepared */
+    void *state;    /* owned by the backend, which may keep it between prepares; NULL at first */
 };
 
 struct dev_event {
@@ -31,7 +31,7 @@ struct dev_event {
     void *state;     /* owned by the backend */
 };
 
-/* One per backend; static const; every entry but `measure` and `mlp` is there. */
+/* One per backend; static const; every entry but `measure`, `mlp`, `sample` and `similar` is there. */
 struct dev_ops {
     const char *kind;
     void (*close)(struct dev *d);
@@ -46,7 +46,8 @@ struct dev_ops {
     void (*read)(struct dev *d, const struct buf *src, int64_t row, int64_t n, void *host);
 
     void (*wt_prepare)(struct dev *d, struct wt *w); /* sets w->state, or fails through dev_fail */
-    void (*wt_release)(struct wt *w);                /* clears w->state */
+    void (*wt_release)(struct wt *w);                /* may keep w->state for the next prepare */
+    void (*wt_drop)(struct wt *w);                   /* the weight goes: frees w->state */
 
     void (*embed)(struct dev *d, struct buf *y, const struct wt *table, const struct buf *ids,
                   double scale, int64_t n_row);

@@ -43,7 +43,7 @@ static bool is_wt(struct dev *d, const struct wt *w, enum wt_use use, int64_t n_
                  (long long)n_in);
         return false;
     }
-    if (use != WT_TABLE && w->n_prepared == 0) {
+    if (w->n_prepared == 0) {
         dev_fail(d, E_BUG, "%s is not prepared", w->src.name);
         return false;
     }
@@ -283,6 +283,10 @@ void dev_sample(struct dev *d, const struct dev_sample *a, int64_t n_row) {
         !is_buf(d, a->logp, BUF_LOGP, n_row, 1, "logp") || !top_ok(d, a, n_row))
         return;
     if (a->adjust != NULL && !is_buf(d, a->adjust, BUF_ADJUST, 0, 1, "adjust")) return;
+    if (d->ops->sample == NULL) {
+        dev_fail(d, E_UNSUPPORTED, "not on this device yet: take the CPU");
+        return;
+    }
     const int64_t t0 = clock_ns();
     d->ops->sample(d, a, n_row);
     took(d, DEV_HEAD, t0);
@@ -297,6 +301,10 @@ void dev_similar(struct dev *d, const struct dev_similar *a, int64_t n_row) {
         !is_buf(d, a->x, BUF_ACT, a->row + n_row, a->y->n_col, "x") ||
         !is_buf(d, a->out, BUF_LOGP, a->out_row + n_row, 1, "out"))
         return;
+    if (d->ops->similar == NULL) {
+        dev_fail(d, E_UNSUPPORTED, "not on this device yet: take the CPU");
+        return;
+    }
     const int64_t t0 = clock_ns();
     d->ops->similar(d, a, n_row);
     took(d, DEV_OTHER, t0);
@@ -384,5 +392,9 @@ void dev_event_record(struct dev *d, struct dev_event *ev) {
 }
 
 void dev_event_wait(struct dev *d, const struct dev_event *ev) {
-    if (begin(d, "event_wait")) d->ops->event_wait(d, ev);
+    if (!begin(d, "event_wait")) return;
+    if (ev->dev->ops == d->ops)
+        d->ops->event_wait(d, ev);
+    else
+        ev->dev->ops->sync(ev->dev); // what another kind of device queues, its own queue only knows
 }

@@ -4,15 +4,21 @@
 
 #include "kernels/dev.h"
 
-/* A case of a table: one instruction set and compute dtype. */
-struct ops_cpu {
-    enum cpu_isa isa;
+/* The devices under test are those of devs_cpu.c, tests/simt/devs.c or devs_gpu.c: the same programs are linked
+ * with each of them. */
+
+/* A case: which device, and its compute dtype. */
+struct ops_dev {
+    enum cpu_isa isa; /* of the CPU; on GPUs a number without meaning */
     enum dtype compute;
     enum dev_purpose purpose;
 };
-int ops_cpu_list(struct ops_cpu out[8]); /* all that this machine can run, for blocks */
+int ops_list(struct ops_dev out[8]); /* all that this machine can run */
+/* Opens one: with 1 and with 2 threads, or two devices of the kind, which must compute the same bits. */
+struct dev *ops_open(const struct ops_dev *c, int n_thread);
+/* Simulated: tests leave out what would take minutes. */
+bool ops_slow(void);
 
-struct dev *ops_open(const struct ops_cpu *c, int n_thread);
 struct dev *ops_open_ref(enum dtype compute);
 
 /* Deterministic, explicit state. */
@@ -49,10 +55,10 @@ struct ops_budget {
 void ops_compare(const char *what, const double *ref, const double *got, int64_t n,
                  struct ops_budget b);
 
-/* A body runs once per instruction set and compute dtype, with two threads. */
+/* A body runs once per device of ops_list(), opened with two threads. */
 struct ops_run {
-    struct dev *ref, *cpu;
-    struct ops_cpu c;
+    struct dev *ref, *dev;
+    struct ops_dev c;
     uint64_t seed;
 };
 void ops_each(void (*body)(struct ops_run *));

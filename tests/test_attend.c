@@ -141,13 +141,14 @@ static const struct doc docs[] = {
     {131, 1, 1, 6, 2, 128, 30, false, 4}, {97, 5, -1, 2, 2, 31, 0, false, 1},
     {66, 4, 59, 2, 1, 256, 50, false, 8}, {193, 4, 64, 16, 1, 20, 0, false, 30},
     {530, 3, 400, 5, 1, 64, 0, true, 2},  {290, 270, 5, 2, 1, 32, 0, false, 1},
+    {70, 4, 33, 2, 1, 300, 0, false, 1},
 };
 
 static void attend_case(struct ops_run *r, const struct doc *c) {
     struct doc_data x = doc_data(r, c);
     double *ref = NULL, *got = NULL;
     free(attend_blocks(r->ref, c, &x, 50, &ref));
-    free(attend_blocks(r->cpu, c, &x, c->n_tok, &got));
+    free(attend_blocks(r->dev, c, &x, c->n_tok, &got));
     /* f32: scores are off by 1e-6 of their size, and p with them. bf16: p is rounded to 2^-9, and
      * a score of size s by the rounding of q is off by s / 500, sometimes by 5 times that; for steps
      * neither is rounded. */
@@ -157,7 +158,7 @@ static void attend_case(struct ops_run *r, const struct doc *c) {
     char what[128];
     snprintf(what, sizeof what, "attend n %lld sinks %d window %lld heads %d/%d d %d, %s %s",
              (long long)c->n_tok, c->n_sink, (long long)c->window, c->n_head, c->n_kv, c->d_head,
-             dev_describe(r->cpu), r->c.purpose == DEV_STEPS ? "steps" : "blocks");
+             dev_describe(r->dev), r->c.purpose == DEV_STEPS ? "steps" : "blocks");
     ops_compare(what, ref, got, c->n_tok * c->n_head * c->d_head, bf16 ? half : f32);
     free(ref), free(got);
     doc_free(&x);
@@ -181,12 +182,12 @@ static void attend_cuts_body(struct ops_run *r) {
         const struct doc *c = docs + i;
         struct doc_data x = doc_data(r, c);
         const size_t bytes = (size_t)(c->n_tok * c->n_head * c->d_head) * sizeof(float);
-        unsigned char *whole = attend_blocks(r->cpu, c, &x, c->n_tok, NULL);
+        unsigned char *whole = attend_blocks(r->dev, c, &x, c->n_tok, NULL);
         unsigned char *single = attend_blocks(one, c, &x, c->n_tok, NULL);
         ops_same_bytes("one thread", whole, single, bytes);
         for (size_t k = 0; k < COUNTOF(steps); k++) {
-            if (steps[k] == 1 && c->n_tok > 150) continue;
-            unsigned char *cut = attend_blocks(r->cpu, c, &x, steps[k], NULL);
+            if (steps[k] == 1 && c->n_tok > (ops_slow() ? 70 : 150)) continue;
+            unsigned char *cut = attend_blocks(r->dev, c, &x, steps[k], NULL);
             ops_same_bytes("cut", whole, cut, bytes);
             free(cut);
         }
@@ -217,7 +218,7 @@ static void attend_packed_body(struct ops_run *r) {
     for (int i = 0; i < (int)N; i++) {
         struct doc_data x = doc_data(r, c + i);
         const int64_t n = c[i].n_tok;
-        unsigned char *out = attend_blocks(r->cpu, c + i, &x, n, NULL);
+        unsigned char *out = attend_blocks(r->dev, c + i, &x, n, NULL);
         memcpy(alone + at * Q * (int64_t)sizeof(float), out, (size_t)(n * Q) * sizeof(float));
         memcpy(q + at * Q, x.q_win, (size_t)(n * Q) * sizeof *q);
         memcpy(q + (TOK + at) * Q, x.q_sink, (size_t)(n * Q) * sizeof *q);
@@ -233,7 +234,7 @@ static void attend_packed_body(struct ops_run *r) {
         free(out);
         doc_free(&x);
     }
-    struct dev *d = r->cpu;
+    struct dev *d = r->dev;
     struct buf *k = ops_buf(d, BUF_KV, 4 * N + TOK, KV, NULL),
                *v = ops_buf(d, BUF_KV, 4 * N + TOK, KV, NULL);
     struct buf *qw = ops_buf(d, BUF_ACT, TOK, Q, q), *qs = ops_buf(d, BUF_ACT, TOK, Q, q + TOK * Q);

@@ -88,7 +88,7 @@ static void mlp_body(struct ops_run *r) {
         const struct mlp_case *c = cases + i;
         float *x = ops_inputs(r, c->n_row * c->d, 1);
         free(mlp_on(r->ref, c, x));
-        unsigned char *two = mlp_on(r->cpu, c, x), *one = mlp_on(alone, c, x);
+        unsigned char *two = mlp_on(r->dev, c, x), *one = mlp_on(alone, c, x);
         ops_same_bytes("mlp, one thread", one, two, (size_t)(c->n_row * c->d) * sizeof(float));
         free(one), free(two), free(x);
     }

@@ -51,12 +51,12 @@ static void linear_case(struct ops_run *r, const struct matrix_case *m) {
     float *b = ops_normals(&r->seed, m->n_out, 3);
     if (m->stored == DT_F16) // what F16 stores exactly
         for (int64_t i = 0; i < m->n_out * m->n_in; i++) w[i] = (float)(int)(w[i] * 16) / 16;
-    double *ref = linear_on(r->ref, m, x, w, b), *got = linear_on(r->cpu, m, x, w, b);
+    double *ref = linear_on(r->ref, m, x, w, b), *got = linear_on(r->dev, m, x, w, b);
     // A chain of n f32 additions of N(0, 1) products walks to sqrt(n) and is off by 1.2e-8 n (rms).
     const double atol = 1e-6 + 1e-7 * (double)m->n_in;
     char what[96];
     snprintf(what, sizeof what, "linear %lldx%lldx%lld %s %s", (long long)m->n_row,
-             (long long)m->n_in, (long long)m->n_out, dtype_name(m->stored), dev_describe(r->cpu));
+             (long long)m->n_in, (long long)m->n_out, dtype_name(m->stored), dev_describe(r->dev));
     ops_compare(what, ref, got, m->n_row * m->n_out, (struct ops_budget){atol, 1e-6, 1e-11});
     free(x), free(w), free(b), free(ref), free(got);
 }
@@ -112,7 +112,7 @@ static void head_case(struct ops_run *r, const struct head_case *h) {
         target[i] = i % 5 == 4 ? -1 : (int32_t)(ops_uniform(&r->seed) * (double)h->n_vocab);
     target[0] = (int32_t)h->n_vocab - 1;
     const struct head_out ref = head_on(r->ref, h, x, w, b, target),
-                          got = head_on(r->cpu, h, x, w, b, target);
+                          got = head_on(r->dev, h, x, w, b, target);
     // A logit's own error, 1e-7 of `size` times the growth of its sum; the log-sum-exp adds 1e-6.
     const struct ops_budget budget = {2e-6 + 2e-6 * (double)h->size, 2e-6, 1e-11};
     ops_compare("head logits", ref.logits, got.logits, h->n_row * h->n_vocab, budget);
@@ -132,7 +132,7 @@ static void norm_case(struct ops_run *r, int64_t n_row, int64_t n_col, int n_gro
     for (int64_t i = 0; i < n_row * n_col; i++) x[i] += kind == NORM_LAYER ? 1.5f : 0.0f;
     double *y[2];
     for (int i = 0; i < 2; i++) {
-        struct dev *d = i == 0 ? r->ref : r->cpu;
+        struct dev *d = i == 0 ? r->ref : r->dev;
         void *wd = NULL, *bd = NULL;
         struct wt *wt = ops_weight(d, WT_VECTOR, n, 1, w, DT_BF16, &wd);
         struct wt *bt = bias ? ops_weight(d, WT_VECTOR, n, 1, b, DT_F32, &bd) : NULL;
@@ -165,7 +165,7 @@ static void act_case(struct ops_run *r, enum act_kind kind, int64_t n_row, int64
         g[i] = (float)(-30.0 + 120.0 * (double)i / (double)(n_row * n_col));
     double *y[2];
     for (int i = 0; i < 2; i++) {
-        struct dev *d = i == 0 ? r->ref : r->cpu;
+        struct dev *d = i == 0 ? r->ref : r->dev;
         struct buf *bg = ops_buf(d, BUF_ACT, n_row, n_col, g),
                    *bu = ops_buf(d, BUF_ACT, n_row, n_col, u);
         struct buf *by = ops_buf(d, BUF_ACT, n_row, n_col, NULL);
@@ -189,7 +189,7 @@ static void rope_case(struct ops_run *r, int64_t n_row, struct dev_rope p, bool 
     for (int64_t i = 0; i < n_row; i++) pos[i] = i < 3 ? i : i < 6 ? 1020 : 10000019 + 7 * i;
     for (int64_t i = 0; i < n_pair; i++) freq[i] = pow(10000, -(double)i / (double)n_pair);
     for (int i = 0; i < 2; i++) {
-        struct dev *d = i == 0 ? r->ref : r->cpu;
+        struct dev *d = i == 0 ? r->ref : r->dev;
         struct buf *bx = ops_buf(d, BUF_ACT, n_row, n_col, x), *bp = ops_pos(d, n_row, pos);
         struct buf *by = in_place ? bx : ops_buf(d, BUF_ACT, n_row, n_col, NULL);
         struct buf *ba = ops_buf(d, BUF_ANGLE, n_row, 2 * n_pair, NULL);
@@ -214,7 +214,7 @@ static void embed_add_case(struct ops_run *r) {
     double *y[2];
     ops_round_bf16(table, V * D);
     for (int i = 0; i < 2; i++) {
-        struct dev *d = i == 0 ? r->ref : r->cpu;
+        struct dev *d = i == 0 ? r->ref : r->dev;
         void *data = NULL;
         struct wt *wt = ops_weight(d, WT_TABLE, V, D, table, i == 0 ? DT_F32 : DT_BF16, &data);
         struct buf *by = ops_buf(d, BUF_ACT, N, D, NULL), *bi = ops_ids(d, N, id);
@@ -237,7 +237,7 @@ static void clip_case(struct ops_run *r) {
     double *y[2];
     x[0] = 1.5f, x[1] = -1.5f, x[2] = INFINITY, x[3] = -INFINITY, x[4] = -0.0f;
     for (int i = 0; i < 2; i++) {
-        struct dev *d = i == 0 ? r->ref : r->cpu;
+        struct dev *d = i == 0 ? r->ref : r->dev;
         struct buf *b = ops_buf(d, BUF_ACT, N, D, x);
         dev_clip(d, b, 1.5, N);
         y[i] = ops_get(d, b, N, D);
@@ -246,9 +246,9 @@ static void clip_case(struct ops_run *r) {
     for (int k = 0; k < N * D; k++) {
         assert_true(y[0][k] == fmin(fmax((double)x[k], -1.5), 1.5) && y[0][k] == y[1][k]);
     }
-    struct buf *nan = ops_buf(r->cpu, BUF_ACT, 1, 3, NULL);
-    dev_clip(r->cpu, nan, 1, 1);
-    double *still = ops_get(r->cpu, nan, 1, 3);
+    struct buf *nan = ops_buf(r->dev, BUF_ACT, 1, 3, NULL);
+    dev_clip(r->dev, nan, 1, 1);
+    double *still = ops_get(r->dev, nan, 1, 3);
     assert_true(isnan(still[0]) && isnan(still[1]) && isnan(still[2]));
     buf_free(nan);
     free(x), free(y[0]), free(y[1]), free(still);
@@ -297,7 +297,7 @@ static void moved_row_body(struct ops_run *r) {
     void *data = NULL;
     struct dev *one = ops_open(&r->c, 1);
     for (int th = 0; th < 2; th++) {
-        struct dev *d = th == 0 ? one : r->cpu;
+        struct dev *d = th == 0 ? one : r->dev;
         struct wt *wt = ops_weight(d, WT_MATRIX, OUT, K, w, DT_F32, &data);
         unsigned char *first = NULL, *first_logp = NULL;
         int32_t target[N];
@@ -335,16 +335,16 @@ static void head_nan_body(struct ops_run *r) {
     const struct head_case h = {N, K, V, 1, 1, 0, false};
     int32_t target[N];
     for (int i = 0; i < N; i++) target[i] = i;
-    struct head_out clean = head_on(r->cpu, &h, x, w, NULL, target);
+    struct head_out clean = head_on(r->dev, &h, x, w, NULL, target);
     for (int k = 0; k < 2; k++) {
         x[7 * K + 3] = k == 0 ? NAN : INFINITY;
         void *data = NULL;
-        struct wt *wt = ops_weight(r->cpu, WT_MATRIX, V, K, w, DT_F32, &data);
-        struct buf *bx = ops_buf(r->cpu, BUF_ACT, N, K, x), *bt = ops_ids(r->cpu, N, target);
-        struct buf *logp = ops_buf(r->cpu, BUF_LOGP, N, 1, NULL);
+        struct wt *wt = ops_weight(r->dev, WT_MATRIX, V, K, w, DT_F32, &data);
+        struct buf *bx = ops_buf(r->dev, BUF_ACT, N, K, x), *bt = ops_ids(r->dev, N, target);
+        struct buf *logp = ops_buf(r->dev, BUF_LOGP, N, 1, NULL);
         const struct dev_head a = {.logp = logp, .x = bx, .w = wt, .target = bt, .scale = 1};
-        dev_head(r->cpu, &a, N);
-        double *got = ops_get(r->cpu, logp, N, 1);
+        dev_head(r->dev, &a, N);
+        double *got = ops_get(r->dev, logp, N, 1);
         for (int i = 0; i < N; i++) assert_true(i == 7 ? isnan(got[i]) : got[i] == clean.logp[i]);
         buf_free(bx), buf_free(bt), buf_free(logp);
         dev_weight_free(wt);
@@ -418,8 +418,8 @@ static void errors_on(struct dev *d) {
 
 static void test_errors(void **state) {
     (void)state;
-    struct ops_cpu list[8];
-    const int n = ops_cpu_list(list);
+    struct ops_dev list[8];
+    const int n = ops_list(list);
     struct dev *ref = ops_open_ref(DT_F32);
     struct dev_peaks peaks;
     errors_on(ref);
@@ -440,8 +440,8 @@ static void test_errors(void **state) {
 /* Prepares nest; a fused tensor is taken apart by description; copies between devices. */
 static void test_weights(void **state) {
     (void)state;
-    struct ops_cpu list[8];
-    const int n = ops_cpu_list(list);
+    struct ops_dev list[8];
+    const int n = ops_list(list);
     float stored[12 * 2];
     for (int i = 0; i < 24; i++) stored[i] = (float)i;
     for (int i = 0; i < n; i++) {
@@ -499,7 +499,7 @@ static void transposed_body(struct ops_run *r) {
     for (int i = 0; i < STORED; i++)
         for (int k = 0; k < IN; k++) turned[k * STORED + i] = w[i * IN + k];
     for (int dev = 0; dev < 2; dev++) {
-        struct dev *d = dev == 0 ? r->ref : r->cpu;
+        struct dev *d = dev == 0 ? r->ref : r->dev;
         struct buf *bx = ops_buf(d, BUF_ACT, N, IN, x);
         double *y[2];
         for (int t = 0; t < 2; t++) {

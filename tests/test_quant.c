@@ -276,8 +276,8 @@ static void compare_device(struct dev *d, enum dtype type, int64_t n_out, int64_
 
 static void test_devices(void **state) {
     (void)state;
-    struct ops_cpu list[8];
-    const int n = ops_cpu_list(list);
+    struct ops_dev list[8];
+    const int n = ops_list(list);
     for (size_t t = 0; t < COUNTOF(types); t++) {
         const int64_t block = dtype_block(types[t]);
         for (int i = 0; i <= n; i++) {
@@ -296,8 +296,8 @@ static void test_devices(void **state) {
 static void test_not_finite(void **state) {
     (void)state;
     static const uint16_t bad[] = {0x7C00, 0xFC00, 0x7E00};
-    struct ops_cpu list[8];
-    const int n = ops_cpu_list(list);
+    struct ops_dev list[8];
+    const int n = ops_list(list);
     for (size_t t = 0; t < COUNTOF(types); t++) {
         size_t at[2];
         const int n_half = half_places(types[t], at);

@@ -239,7 +239,7 @@ static void one_case(struct ops_run *run, int n_vocab, float scale, bool ties) {
             rows[i].min_p *= 0.999;
         }
     }
-    struct dev *const devs[2] = {run->ref, run->cpu};
+    struct dev *const devs[2] = {run->ref, run->dev};
     for (int k = 0; k < 2; k++) {
         struct out o =
             sample(devs[k], logits, LOGITS, n_vocab, rows, ROWS, adjust, ROWS * ENTRIES, TOP);
@@ -288,7 +288,7 @@ static void body_bad_rows(struct ops_run *run) {
                                           .top_p = 1,
                                           .u = 0.5,
                                           .n_adjust = i == 4 ? N : 0};
-    struct dev *const devs[2] = {run->ref, run->cpu};
+    struct dev *const devs[2] = {run->ref, run->dev};
     for (int k = 0; k < 2; k++) {
         struct buf *l = ops_buf(devs[k], BUF_ACT, R, N, logits), *b_rows = NULL, *b_ban = NULL;
         assert_int_equal(buf_new(&b_rows, devs[k], BUF_SAMPLE, R, 1, NULL), OK);
@@ -326,7 +326,7 @@ static void body_same_as_head(struct ops_run *run) {
     struct dev_sample_row rows[R];
     int32_t target[R];
     void *data = NULL;
-    struct dev *const devs[2] = {run->ref, run->cpu};
+    struct dev *const devs[2] = {run->ref, run->dev};
     float *w = ops_inputs(run, V * D, 0.3f), *x = ops_inputs(run, R * D, 1);
     for (int k = 0; k < 2; k++) {
         struct dev *d = devs[k];
@@ -391,7 +391,7 @@ static void body_distribution(struct ops_run *run) {
     enum { V = 60, DRAWS = 20000, BATCH = 2000, TOP_K = 24 };
     static struct dev_sample_row rows[BATCH];
     static struct truth t, other;
-    struct dev *const devs[2] = {run->ref, run->cpu};
+    struct dev *const devs[2] = {run->ref, run->dev};
     uint64_t seed = 99;
     float *logits = ops_normals(&seed, V, 1.5f);
     const struct dev_sample_row r = {.temperature = 1.3, .top_k = TOP_K, .top_p = 1};
@@ -438,7 +438,7 @@ static void body_similar(struct ops_run *run) {
         float *y = ops_normals(&run->seed, (int64_t)n_y * w, 1);
         memset(x + w, 0, (size_t)w * sizeof *x); // row 1
         if (n_y > 3) memset(y + 2 * w, 0, (size_t)w * sizeof *y);
-        struct dev *const devs[2] = {run->ref, run->cpu};
+        struct dev *const devs[2] = {run->ref, run->dev};
         for (int i = 0; i < 2; i++) {
             struct buf *bx = ops_buf(devs[i], BUF_ACT, n_x, w, x),
                        *by = ops_buf(devs[i], BUF_ACT, n_y, w, y);

@@ -42,6 +42,7 @@ static const struct dev_ops ref_ops = {
     .read = dev_host_read,
     .wt_prepare = ref_wt_prepare,
     .wt_release = ref_wt_release,
+    .wt_drop = ref_wt_release,
     .embed = ref_embed,
     .norm = ref_norm,
     .linear = ref_linear,

@@ -377,7 +377,19 @@ JSON
         expect 69 "$BASIN" run job.json --devices cuda
         says "CUDA"
         expect 69 "$BASIN" score "$MODEL" a.txt --devices cuda
+    elif "$BASIN" --version | grep -q '^cuda *yes, no GPU'; then
+        expect 69 "$BASIN" run job.json --devices cuda
+        says "--devices cpu"
     fi
+    if ! "$BASIN" --version | grep -q '^cuda *yes, [0-9]'; then
+        expect 69 "$BASIN" score "$MODEL" a.txt --devices cuda:3
+        says "--devices cuda:3"
+    fi
+    for list in cuda:0,1 cpu,cuda cuda,cuda; do # several devices: not yet
+        expect 69 "$BASIN" run job.json --devices $list
+        says "--shard"
+    done
+    [[ ! -e out/_SUCCESS ]]
 }
 
 @test "stopped by the time limit: 75, and the same command goes on to the same bytes" {

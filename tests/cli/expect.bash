@@ -11,21 +11,21 @@ set_environment() {
     unset SLURM_ARRAY_TASK_ID SLURM_STEP_NUM_TASKS OMP_NUM_THREADS NO_COLOR
 }
 
-# expect CODE COMMAND...: run it; stdout in $output, stderr in the file err.
+# expect CODE COMMAND...: run it; stdout in $output, stderr in the file err of the test's folder.
 expect() {
     local want=$1 got=0
     shift
-    output="$("$@" 2> err)" || got=$?
+    output="$("$@" 2> "$BATS_TEST_TMPDIR/err")" || got=$?
     if [[ $got -ne $want ]]; then
         echo "exit $got, not $want: $*"
         echo "stdout: $output"
-        echo "stderr: $(< err)"
+        echo "stderr: $(< "$BATS_TEST_TMPDIR/err")"
         return 1
     fi
 }
 
 says() { # says TEXT: it is on stderr
-    grep -qF -- "$1" err || { echo "stderr lacks \"$1\": $(< err)"; return 1; }
+    grep -qF -- "$1" "$BATS_TEST_TMPDIR/err" || { echo "stderr lacks \"$1\": $(< "$BATS_TEST_TMPDIR/err")"; return 1; }
 }
 
 shows() { # shows TEXT: it is on stdout

@@ -1,0 +1,202 @@
+/* Memory of a GPU: taken and given back in stream order, so that nothing is waited for. Uploads pass through
+ * two halves of pinned memory; one is filled while the other is copied. */
+#include "kernels/cuda/cuda_impl.h"
+
+#include "base/mem.h"
+
+enum status cuda_take(struct cuda_dev *d, size_t bytes, void **out, struct err *e) {
+    *out = NULL;
+    cudaError_t st = cudaMallocAsync(out, bytes > 0 ? bytes : 1, d->stream);
+    while (st == cudaErrorMemoryAllocation && cuda_wt_evict(d)) {
+        cudaGetLastError();
+        st = cudaMallocAsync(out, bytes > 0 ? bytes : 1, d->stream);
+    }
+    if (st == cudaSuccess) return OK;
+    cudaGetLastError();
+    *out = NULL;
+    if (st != cudaErrorMemoryAllocation)
+        return err_fail(e, E_DEVICE, "GPU %d: %s", d->ordinal, cudaGetErrorString(st));
+    size_t left = 0, all = 0;
+    if (cudaMemGetInfo(&left, &all) != cudaSuccess) cudaGetLastError();
+    return err_fail(
+        e, E_NOMEM,
+        "GPU %d has no room for %.1f MiB more (%.1f of %.1f MiB are free): use a smaller "
+        "span, cache or model",
+        d->ordinal, (double)bytes / 1048576, (double)left / 1048576, (double)all / 1048576);
+}
+
+void cuda_give(struct cuda_dev *d, void *p) {
+    // Not through cuda_check: memory is given back after failures, too.
+    if (p != NULL && cudaFreeAsync(p, d->stream) != cudaSuccess) cudaGetLastError();
+}
+
+void *cuda_scratch(struct cuda_dev *d, struct cuda_mem *m, size_t bytes) {
+    if (bytes <= m->bytes) return m->p;
+    struct err e = {.code = OK};
+    cuda_give(d, m->p); // contents are not kept, so that the peak is one copy
+    m->bytes = 0;
+    const enum status st = cuda_take(d, bytes, &m->p, &e);
+    if (st != OK) {
+        dev_fail(&d->base, st, "%s", e.msg);
+        return NULL;
+    }
+    m->bytes = bytes;
+    return m->p;
+}
+
+// ---- uploads
+
+void cuda_upload(struct cuda_dev *d, void *dst, size_t n, cuda_fill *fill, const void *ctx) {
+    for (size_t at = 0; at < n;) {
+        const size_t k = n - at < d->tune.staging_bytes ? n - at : d->tune.staging_bytes;
+        const int h = d->half;
+        unsigned char *from = d->staging + (h ? d->tune.staging_bytes : 0);
+        if (!CUDA_OK(d, cudaEventSynchronize(d->staged[h]))) return;
+        fill(ctx, at, k, from);
+        if (!CUDA_OK(d, cudaMemcpyAsync((unsigned char *)dst + at, from, k, cudaMemcpyHostToDevice,
+                                        d->stream)) ||
+            !CUDA_OK(d, cudaEventRecord(d->staged[h], d->stream)))
+            return;
+        d->half = !h;
+        at += k;
+    }
+}
+
+static void fill_bytes(const void *ctx, size_t at, size_t k, unsigned char *out) {
+    memcpy(out, (const unsigned char *)ctx + at, k);
+}
+
+void cuda_upload_bytes(struct cuda_dev *d, void *dst, const void *host, size_t n) {
+    cuda_upload(d, dst, n, fill_bytes, host);
+}
+
+// ---- buffers
+
+enum status cuda_buf_alloc(struct buf *b, struct err *e) {
+    enum status st = OK;
+    struct cuda_dev *d = cuda_of(b->dev);
+    struct cuda_buf *m = NULL;
+    void *p = NULL;
+    if (cudaSetDevice(d->ordinal) != cudaSuccess) FAIL(e, E_DEVICE, "GPU %d is gone", d->ordinal);
+    TRY(mem_zalloc(&m, 1, sizeof *m, e));
+    if (b->kind == BUF_SEG) TRY(mem_zalloc(&m->seg, (size_t)b->n_row, b->row_bytes, e));
+    TRY(cuda_take(d, (size_t)b->n_row * b->row_bytes, &p, e));
+    m->p = p;
+    b->data = m;
+    m = NULL;
+done:
+    if (m != NULL) mem_free(m->seg);
+    mem_free(m);
+    return st;
+}
+
+void cuda_buf_release(struct buf *b) {
+    struct cuda_dev *d = cuda_of(b->dev);
+    struct cuda_buf *m = b->data;
+    cudaSetDevice(d->ordinal);
+    cuda_wrote(d, b);
+    for (int i = 0; i < 2; i++) {
+        cuda_give(d, m->plan[i].mem.p);
+        mem_free(m->plan[i].host);
+    }
+    cuda_give(d, m->p);
+    mem_free(m->seg);
+    mem_free(m);
+}
+
+// Rows of BUF_SEG are read by the host as well: a copy of them stays there.
+static void keep_segs(struct buf *dst, int64_t row, int64_t n, const struct dev_seg *from) {
+    struct cuda_buf *m = dst->data;
+    if (m->seg == NULL || n == 0) return;
+    memcpy(m->seg + row, from, (size_t)n * sizeof *from);
+    m->version++;
+}
+
+void cuda_write(struct dev *dev, struct buf *dst, int64_t row, int64_t n, const void *host) {
+    struct cuda_dev *d = cuda_begin(dev, DEV_OTHER);
+    cuda_wrote(d, dst);
+    keep_segs(dst, row, n, host);
+    cuda_upload_bytes(d, cuda_at(dst, row), host, (size_t)n * dst->row_bytes);
+}
+
+void cuda_read(struct dev *dev, const struct buf *src, int64_t row, int64_t n, void *host) {
+    struct cuda_dev *d = cuda_begin(dev, DEV_OTHER);
+    if (n > 0)
+        CUDA_OK(d, cudaMemcpyAsync(host, cuda_at(src, row), (size_t)n * src->row_bytes,
+                                   cudaMemcpyDeviceToHost, d->stream));
+}
+
+void cuda_copy(struct dev *dev, struct buf *dst, int64_t dst_row, const struct buf *src,
+               int64_t src_row, int64_t n) {
+    struct cuda_dev *d = cuda_begin(dev, DEV_OTHER);
+    cuda_wrote(d, dst);
+    keep_segs(dst, dst_row, n, cuda_segs(src) != NULL ? cuda_segs(src) + src_row : NULL);
+    if (n > 0)
+        CUDA_OK(d,
+                cudaMemcpyAsync(cuda_at(dst, dst_row), cuda_at(src, src_row),
+                                (size_t)n * dst->row_bytes, cudaMemcpyDeviceToDevice, d->stream));
+}
+
+// `second` goes on once what is queued on `first` has run.
+static bool after(struct cuda_dev *first, struct cuda_dev *second, cudaEvent_t *ev) {
+    return CUDA_OK(first, cudaSetDevice(first->ordinal)) &&
+           CUDA_OK(first, cudaEventCreateWithFlags(ev, cudaEventDisableTiming)) &&
+           CUDA_OK(first, cudaEventRecord(*ev, first->stream)) &&
+           CUDA_OK(second, cudaSetDevice(second->ordinal)) &&
+           CUDA_OK(second, cudaStreamWaitEvent(second->stream, *ev, 0));
+}
+
+void cuda_copy_peer(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struct dev *src_dev,
+                    const struct buf *src, int64_t src_row, int64_t n) {
+    struct cuda_dev *from = cuda_of(src_dev), *to = cuda_of(dst_dev);
+    cudaEvent_t ready = NULL, read = NULL;
+    cuda_wrote(to, dst);
+    keep_segs(dst, dst_row, n, cuda_segs(src) != NULL ? cuda_segs(src) + src_row : NULL);
+    if (n == 0 || !after(from, to, &ready)) goto done;
+    if (CUDA_OK(to, cudaMemcpyPeerAsync(cuda_at(dst, dst_row), to->ordinal, cuda_at(src, src_row),
+                                        from->ordinal, (size_t)n * dst->row_bytes, to->stream)))
+        after(to, from, &read); // the rows must not change before they have been read
+done:
+    if (ready != NULL) cudaEventDestroy(ready); // lives on until it has happened
+    if (read != NULL) cudaEventDestroy(read);
+}
+
+// ---- work items
+
+static enum status plan_make(struct cuda_plan *p, const struct dev_seg *seg, struct err *e) {
+    enum status st = OK;
+    p->n_item = 0;
+    for (int i = 0; i < p->n_seg; i++) {
+        const int64_t n = (int64_t)seg[i].n_row * p->group, more = (n + p->rows - 1) / p->rows;
+        TRY(mem_grow(&p->host, &p->cap, (size_t)(p->n_item + more), sizeof *p->host, e));
+        for (int64_t k = 0; k < more; k++)
+            p->host[p->n_item++] = (struct cuda_item){.seg = i, .first = k * p->rows};
+    }
+done:
+    return st;
+}
+
+const struct cuda_item *cuda_plan_items(struct cuda_dev *d, const struct buf *seg, int which,
+                                        int n_seg, int rows, int group, int64_t *n_item) {
+    struct cuda_buf *b = seg->data;
+    struct cuda_plan *p = &b->plan[which];
+    struct err e = {.code = OK};
+    *n_item = p->n_item;
+    if (p->version == b->version && p->n_seg == n_seg && p->rows == rows && p->group == group)
+        return p->mem.p;
+    p->version = 0;
+    p->n_seg = n_seg;
+    p->rows = rows;
+    p->group = group;
+    const enum status st = plan_make(p, b->seg, &e);
+    if (st != OK) {
+        dev_fail(&d->base, st, "%s", e.msg);
+        return NULL;
+    }
+    const size_t bytes = (size_t)p->n_item * sizeof *p->host;
+    if (cuda_scratch(d, &p->mem, bytes) == NULL) return NULL;
+    cuda_upload_bytes(d, p->mem.p, p->host, bytes);
+    *n_item = p->n_item;
+    p->version = b->version;
+    return d->base.err.code == OK ? p->mem.p : NULL;
+}

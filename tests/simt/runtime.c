@@ -1,0 +1,408 @@
+/* The stand-in of the CUDA runtime: devices, memory, lazy streams, events. See simt.h. */
+#include <cuda_runtime.h>
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define SIMT_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SIMT_ASAN 1
+#endif
+#endif
+#if defined(SIMT_ASAN)
+enum { GUARD_BYTES = 0 }; // ASan has its own
+#else
+enum { GUARD_BYTES = 64 };
+#endif
+enum { GUARD = 0xC3, ALIGN = 256 };
+
+struct op {
+    struct op *next;
+    void (*run)(void *);
+    void *arg;
+};
+
+struct simt_stream {
+    struct simt_stream *next;
+    int device;
+    struct op *first, **last;
+    int64_t queued, done;
+    bool running;
+};
+
+struct simt_event {
+    int device;
+    bool timing;
+    struct simt_stream *stream; // NULL: not recorded yet
+    int64_t at;
+};
+
+struct block {
+    struct block *next;
+    unsigned char *p;
+    size_t bytes;
+    int device; // < 0: pinned host memory
+};
+
+static struct {
+    struct simt_world world;
+    struct block *blocks;
+    struct simt_stream *streams; // kept after their end: events may name them
+    size_t used;
+    int device;
+    cudaError_t error;
+} g = {.world = {.n_device = 4,
+                 .driver = 13000,
+                 .runtime = 13000,
+                 .memory_bytes = (size_t)1 << 30,
+                 .major = 9,
+                 .fail_launch_after = -1}};
+
+struct simt_world *simt_world(void) {
+    return &g.world;
+}
+
+size_t simt_memory_used(void) {
+    return g.used;
+}
+
+// ---- memory
+
+static struct block *find(const void *p, size_t n) {
+    for (struct block **at = &g.blocks; *at != NULL; at = &(*at)->next) {
+        struct block *b = *at;
+        if ((const unsigned char *)p < b->p || (const unsigned char *)p >= b->p + b->bytes)
+            continue;
+        if (n > b->bytes - (size_t)((const unsigned char *)p - b->p)) return NULL;
+        *at = b->next; // to the front: the next question is likely the same
+        b->next = g.blocks;
+        g.blocks = b;
+        return b;
+    }
+    return NULL;
+}
+
+static void check_device(const void *p, size_t n, int device) {
+    const struct block *b = find(p, n);
+    if (b == NULL) simt_die("%zu bytes at %p are not memory that was taken", n, p);
+    if (b->device != device) simt_die("memory of device %d on device %d", b->device, device);
+}
+
+void simt_check_global(const void *p, size_t n) {
+    if (find(p, n) == NULL) simt_die("%zu bytes at %p are not memory that was taken", n, p);
+}
+
+static void check_guard(const struct block *b) {
+    for (int i = 0; i < GUARD_BYTES; i++)
+        if (b->p[b->bytes + (size_t)i] != GUARD)
+            simt_die("a write behind the end of %zu bytes", b->bytes);
+}
+
+static void *take(size_t bytes, int device) {
+    struct block *b = malloc(sizeof *b);
+    void *p = NULL;
+    if (b == NULL || posix_memalign(&p, ALIGN, bytes + GUARD_BYTES) != 0) simt_die("no memory");
+    memset(p, 0xFF, bytes); // NaN
+    memset((unsigned char *)p + bytes, GUARD, GUARD_BYTES);
+    *b = (struct block){.next = g.blocks, .p = p, .bytes = bytes, .device = device};
+    g.blocks = b;
+    return p;
+}
+
+static void give(void *p) {
+    struct block *b = find(p, 1);
+    if (b == NULL || b->p != p) simt_die("freed what was not taken");
+    check_guard(b);
+    g.blocks = b->next; // find() has put it in front
+    if (b->device >= 0) g.used -= b->bytes;
+    free(b->p);
+    free(b);
+}
+
+// ---- streams
+
+static void run_until(struct simt_stream *s, int64_t at) {
+    while (s->done < at) {
+        struct op *op = s->first;
+        if (op == NULL || s->running) simt_die("a stream waits for itself");
+        s->first = op->next;
+        if (s->first == NULL) s->last = &s->first;
+        s->running = true;
+        op->run(op->arg);
+        s->running = false;
+        s->done++;
+        free(op);
+    }
+}
+
+static void push(struct simt_stream *s, void (*run)(void *), void *arg) {
+    struct op *op = malloc(sizeof *op);
+    if (op == NULL) simt_die("no memory");
+    *op = (struct op){NULL, run, arg};
+    *s->last = op;
+    s->last = &op->next;
+    s->queued++;
+}
+
+static void *keep(const void *p, size_t n) {
+    void *q = malloc(n > 0 ? n : 1);
+    if (q == NULL) simt_die("no memory");
+    if (n > 0) memcpy(q, p, n);
+    return q;
+}
+
+void simt_push(cudaStream_t s, void (*run)(void *), void *arg) {
+    push(s, run, arg);
+}
+
+int simt_device(cudaStream_t s) {
+    return s->device;
+}
+
+bool simt_may_launch(cudaStream_t s) {
+    if (s->device != g.device)
+        simt_die("a launch on device %d while %d is current", s->device, g.device);
+    if (g.world.fail_launch_after >= 0 && g.world.fail_launch_after-- == 0) {
+        g.error = cudaErrorLaunchFailure;
+        return false;
+    }
+    return true;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags) {
+    (void)flags;
+    *s = calloc(1, sizeof **s);
+    if (*s == NULL) simt_die("no memory");
+    (*s)->device = g.device;
+    (*s)->last = &(*s)->first;
+    (*s)->next = g.streams;
+    g.streams = *s;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t s) {
+    run_until(s, s->queued);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+    run_until(s, s->queued);
+    for (struct block *b = g.blocks; b != NULL; b = b->next) check_guard(b);
+    return cudaSuccess;
+}
+
+// ---- events
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags) {
+    *e = calloc(1, sizeof **e);
+    if (*e == NULL) simt_die("no memory");
+    (*e)->device = g.device;
+    (*e)->timing = (flags & cudaEventDisableTiming) == 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t e) {
+    free(e);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+    if (e->device != s->device) return cudaErrorInvalidValue;
+    e->stream = s;
+    e->at = s->queued;
+    return cudaSuccess;
+}
+
+static void wait_for(void *arg) {
+    const struct simt_event *e = arg;
+    run_until(e->stream, e->at);
+    free(arg);
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags) {
+    (void)flags;
+    if (e->stream != NULL && e->stream != s) push(s, wait_for, keep(e, sizeof *e));
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+    if (e->stream != NULL) run_until(e->stream, e->at);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to) {
+    *ms = 0.001f;
+    if (!from->timing || !to->timing || from->stream == NULL || to->stream == NULL)
+        return cudaErrorInvalidValue;
+    return from->stream->done >= from->at && to->stream->done >= to->at ? cudaSuccess
+                                                                        : cudaErrorInvalidValue;
+}
+
+// ---- copies
+
+struct move {
+    void *dst;
+    const void *src;
+    size_t n;
+    bool own;  // src is this move's to free
+    int value; // of a memset, where src is NULL
+};
+
+static void move(void *arg) {
+    const struct move *m = arg;
+    if (m->src != NULL)
+        memcpy(m->dst, m->src, m->n);
+    else
+        memset(m->dst, m->value, m->n);
+    if (m->own) free((void *)(uintptr_t)m->src);
+    free(arg);
+}
+
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, enum cudaMemcpyKind kind,
+                            cudaStream_t s) {
+    struct move m = {.dst = dst, .src = src, .n = n};
+    if (n == 0) return cudaSuccess;
+    if (kind != cudaMemcpyHostToDevice) check_device(src, n, s->device);
+    if (kind != cudaMemcpyDeviceToHost) check_device(dst, n, s->device);
+    if (kind == cudaMemcpyHostToDevice &&
+        find(src, n) == NULL) { // pageable: has been read on return
+        m.src = keep(src, n);
+        m.own = true;
+    }
+    push(s, move, keep(&m, sizeof m));
+    if (kind == cudaMemcpyDeviceToHost && find(dst, n) == NULL) run_until(s, s->queued);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyPeerAsync(void *dst, int dst_device, const void *src, int src_device,
+                                size_t n, cudaStream_t s) {
+    const struct move m = {.dst = dst, .src = src, .n = n};
+    if (n == 0) return cudaSuccess;
+    check_device(src, n, src_device);
+    check_device(dst, n, dst_device);
+    push(s, move, keep(&m, sizeof m));
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t s) {
+    const struct move m = {.dst = p, .n = n, .value = value};
+    check_device(p, n, s->device);
+    push(s, move, keep(&m, sizeof m));
+    return cudaSuccess;
+}
+
+cudaError_t cudaMallocAsync(void **p, size_t bytes, cudaStream_t s) {
+    if (s->device != g.device)
+        simt_die("memory of device %d while %d is current", s->device, g.device);
+    run_until(s, s->queued); // what was freed before can be had
+    if (bytes > g.world.memory_bytes || g.used > g.world.memory_bytes - bytes) {
+        g.error = cudaErrorMemoryAllocation;
+        return g.error;
+    }
+    *p = take(bytes, s->device);
+    g.used += bytes;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFreeAsync(void *p, cudaStream_t s) {
+    check_device(p, 1, s->device);
+    push(s, give, p);
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags) {
+    (void)flags;
+    *p = take(bytes, -1);
+    return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void *p) {
+    for (struct simt_stream *s = g.streams; s != NULL; s = s->next) run_until(s, s->queued);
+    give(p);
+    return cudaSuccess;
+}
+
+// ---- devices
+
+const char *cudaGetErrorString(cudaError_t e) {
+    switch (e) {
+    case cudaSuccess: return "no error";
+    case cudaErrorInvalidValue: return "invalid argument";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient";
+    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
+    case cudaErrorInvalidDevice: return "invalid device ordinal";
+    case cudaErrorLaunchFailure: return "unspecified launch failure";
+    }
+    return "unknown error";
+}
+
+cudaError_t cudaGetLastError(void) {
+    const cudaError_t e = g.error;
+    g.error = cudaSuccess;
+    return e;
+}
+
+cudaError_t cudaGetDeviceCount(int *n) {
+    *n = 0;
+    if (g.world.driver / 1000 < g.world.runtime / 1000) return cudaErrorInsufficientDriver;
+    if (g.world.n_device == 0) return cudaErrorNoDevice;
+    *n = g.world.n_device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int *v) {
+    *v = g.world.driver;
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *v) {
+    *v = g.world.runtime;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device) {
+    if (device < 0 || device >= g.world.n_device) return cudaErrorInvalidDevice;
+    *p = (struct cudaDeviceProp){.major = g.world.major,
+                                 .minor = g.world.minor,
+                                 .multiProcessorCount = 4,
+                                 .totalGlobalMem = g.world.memory_bytes,
+                                 .sharedMemPerBlockOptin = 227 * 1024};
+    snprintf(p->name, sizeof p->name, "simulated %d", device);
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) {
+    if (device < 0 || device >= g.world.n_device) return cudaErrorInvalidDevice;
+    g.device = device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total) {
+    *total = g.world.memory_bytes;
+    *free_bytes = *total > g.used ? *total - g.used : 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t *pool, int device) {
+    (void)device;
+    *pool = NULL;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, enum cudaMemPoolAttr a, void *value) {
+    (void)pool;
+    (void)a;
+    (void)value;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t kept) {
+    (void)pool;
+    (void)kept;
+    return cudaSuccess;
+}
