@@ -124,7 +124,7 @@ void man_read_real(struct man_reader *r, const struct man_field *f, const struct
         man_complain(r, E_FORMAT, NULL, "%s is out of range: %s %g and at most %g", text,
                      f->above ? "above" : "at least", f->rlo, f->rhi);
     } else {
-        *out = x;
+        *out = x + 0.0; // -0.0 is 0, here and where it is read back
     }
 }
 
