@@ -216,7 +216,8 @@ struct stream_size {
     size_t kv_bytes;
 };
 int64_t stream_bytes(const struct stream_config *c, const struct stream_size *s);
-/* Bytes of the weights that it keeps prepared. `word`: 2 in a bf16 run, 4 in an f32 run. */
+/* Bytes of the weights while it and a span engine are open on a CPU: mapped, kept for steps, and a layer
+ * and the head packed. `word`: 2 in a bf16 run, 4 in an f32 run. */
 int64_t stream_weights_bytes(const struct model *m, size_t word);
 
 #endif

@@ -167,6 +167,8 @@ int64_t stream_bytes(const struct stream_config *c, const struct stream_size *s)
 
 int64_t stream_weights_bytes(const struct model *m, size_t word) {
     const struct arch *a = model_arch(m);
-    return model_file_bytes(m) +
-           (a->n_layer * span_layer_params(a) + a->n_vocab * a->d_model) * (int64_t)word;
+    const int64_t params = a->n_layer * span_layer_params(a) + a->n_vocab * a->d_model;
+    const bool as_stored = dtype_block(model_stored_dtype(m)) > 1;
+    const int64_t kept = as_stored ? model_file_bytes(m) / 32 * 33 : params * (int64_t)word;
+    return span_weights_bytes(m, word) + kept;
 }

@@ -138,11 +138,12 @@ static enum status probe_streams(const struct session *s, double *seconds_per_to
     const int32_t id = 0;
     stream_how_init(&how);
     how.max_new = PROBE_STEPS + 1;
-    TRY(stream_open(&engine, s->mo, &sc, e));
+    const struct model_on *mo = s->step_mo != NULL ? s->step_mo : s->mo;
+    TRY(stream_open(&engine, mo, &sc, e));
     TRY(cache_open(&c, s->mo, &rule, e));
     for (int i = 0; i < n; i++) {
         int slot = 0;
-        TRY(stream_past_open(&past, s->mo, &how, e));
+        TRY(stream_past_open(&past, mo, &how, e));
         const struct stream_entry in = {.cache = c, .past = &past, .how = &how, .ids = &id, .n = 1};
         TRY(stream_enter(engine, &in, &slot, e));
     }

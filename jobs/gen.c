@@ -31,7 +31,7 @@ static enum status open_engines(struct generator *g, struct err *e) {
                                      .n_logprob = how->n_logprob};
     const int64_t n_row = c->n_row > g->n_setting ? c->n_row : g->n_setting;
     TRY(span_open(&g->span, c->mo, n_row, e));
-    TRY(stream_open(&g->stream, c->mo, &sc, e));
+    TRY(stream_open(&g->stream, c->step_mo, &sc, e));
     TRY(tok_stream_open(&g->tok, c->tok, e));
     TRY(doc_reader_init(&g->reader, c->tok, c->man, c->add_bos, e));
     TRY(mem_zalloc(&g->no_targets, (size_t)n_row, sizeof *g->no_targets, e));

@@ -78,7 +78,7 @@ static enum status open_tracks(struct generator *g, struct gen_doc *d, struct er
             }
         }
         TRY(cache_open(&t->cache, g->cfg.part.mo, &t->rule, e));
-        TRY(stream_past_open(&t->past, g->cfg.part.mo, &t->how, e));
+        TRY(stream_past_open(&t->past, g->cfg.part.step_mo, &t->how, e));
     }
     d->opened = true;
 done:

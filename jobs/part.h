@@ -45,7 +45,8 @@ struct part_totals {
 struct part_config {
     const struct manifest *man; /* borrowed, as everything here */
     const struct model_on *mo;
-    const struct tok *tok; /* NULL when no input is text */
+    const struct model_on *step_mo; /* where answers are written a token at a time; may be mo */
+    const struct tok *tok;          /* NULL when no input is text */
     bool add_bos;
     struct doc_labels labels;
     const char *model_identity;

@@ -204,6 +204,12 @@ enum status session_start(struct session *s, struct err *e) {
         TRY(open_gpu(s, want, &c, e));
     }
     TRY(model_on_open(&s->mo, s->model, s->dev, e));
+    if (s->man->job == MAN_GENERATE && strcmp(dev_kind(s->dev), "cpu") == 0) {
+        struct dev_config steps = c;
+        steps.purpose = DEV_STEPS;
+        TRY(dev_open_cpu(&s->step_dev, &steps, e));
+        TRY(model_on_open(&s->step_mo, s->model, s->step_dev, e));
+    }
     settle_streams(s);
 done:
     return st;
@@ -213,6 +219,8 @@ void session_close(struct session *s) {
     for (int i = 0; s->plan != NULL && i < s->plan->n_slice; i++) {
         if (s->plan->slices[i].file.fd >= 0) close(s->plan->slices[i].file.fd);
     }
+    model_on_close(s->step_mo);
+    dev_close(s->step_dev);
     model_on_close(s->mo);
     dev_close(s->dev);
     gen_ask_fini(&s->ask);
@@ -272,6 +280,7 @@ void session_part_config(const struct session *s, struct part_config *c) {
     memset(c, 0, sizeof *c);
     c->man = s->man;
     c->mo = s->mo;
+    c->step_mo = s->step_mo != NULL ? s->step_mo : s->mo;
     c->tok = s->tok;
     c->add_bos = s->add_bos;
     c->labels = (struct doc_labels){.dtype = session_dtype(s), .device = dev_kind(s->dev)};

@@ -16,6 +16,9 @@ struct session {
     struct tok *tok; /* NULL when no input is text */
     struct dev *dev;
     struct model_on *mo;
+    /* Of a generate job on a CPU: a handle for steps, and the model on it. Else NULL. */
+    struct dev *step_dev;
+    struct model_on *step_mo;
     enum dtype compute; /* DT_F32 or DT_BF16 */
     bool add_bos;
     int64_t n_row; /* rows of a span */
