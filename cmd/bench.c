@@ -15,6 +15,7 @@
 enum { SINKS = 4, MOST_PEAKS = 4 };
 
 static const int64_t cache_sizes[] = {256, 1024, 4096};
+static const int streams[] = {1, 8, 32};          /* under the second size */
 static const int64_t lengths[] = {64, 512, 2048}; /* of documents, under the second size */
 
 struct options {
@@ -59,6 +60,7 @@ struct results {
     struct bench_speed speeds[COUNTOF(cache_sizes)];
     int n_speed;
     struct bench_speed documents[COUNTOF(lengths)];
+    struct bench_steps steps[COUNTOF(streams)];
     struct bench_text text;
 };
 
@@ -115,6 +117,10 @@ static enum status measure(struct results *r, const struct options *o, struct er
         TRY(bench_documents(r->bench, SINKS, cache_sizes[1] - SINKS, lengths[i], o->seconds,
                             &r->documents[i], e));
     }
+    for (size_t i = 0; r->bench != NULL && i < COUNTOF(streams); i++) {
+        TRY(bench_steps(r->bench, streams[i], SINKS, cache_sizes[1] - SINKS, o->seconds,
+                        &r->steps[i], e));
+    }
     if (r->bench != NULL) {
         TRY(bench_text(r->bench, o->seconds < 0.3 ? o->seconds : 0.3, &r->text, e));
     }
@@ -139,6 +145,22 @@ static double flops_of(const struct bench_speed *s) {
 static double share(const struct results *r, const struct bench_speed *s, double flops,
                     double seconds) {
     return flops * (double)s->tokens / seconds / limit_flops(r);
+}
+
+// Bytes a second that the machine reads at most, on all threads.
+static double limit_read(const struct results *r) {
+    double most = 0;
+    for (int i = 0; i < r->n_peak; i++) {
+        const struct bench_peak *p = &r->peaks[i];
+        if (p->n_thread == r->n_thread && p->read_bytes > most) most = p->read_bytes;
+    }
+    return most;
+}
+
+// Share of the bound: reading what a step has to read, and then computing what it has to compute.
+static double share_of_bound(const struct results *r, const struct bench_steps *s) {
+    const double step = s->seconds * s->n_stream / (double)s->tokens;
+    return (s->read_bytes / limit_read(r) + s->flops / limit_flops(r)) / step;
 }
 
 /* ---- for machines ---- */
@@ -211,6 +233,18 @@ static void put_json(struct sbuf *b, const struct results *r) {
             put_speed_json(b, r, &r->documents[i], lengths[i]);
         }
         sbuf_puts(b, "]");
+        cmd_text_key(b, "decoding");
+        for (size_t i = 0; i < COUNTOF(streams); i++) {
+            const struct bench_steps *s = &r->steps[i];
+            sbuf_puts(b, i == 0 ? "[{" : ",{");
+            cmd_text_json_int(b, "streams", s->n_stream);
+            cmd_text_json_num(b, "tokens_per_second", (double)s->tokens / s->seconds);
+            cmd_text_json_num(b, "read_bytes_per_step", s->read_bytes);
+            cmd_text_json_num(b, "flops_per_step", s->flops);
+            cmd_text_json_num(b, "share_of_bound", share_of_bound(r, s));
+            sbuf_puts(b, "}");
+        }
+        sbuf_puts(b, "]");
         cmd_text_json_num(b, "tokenizer_bytes_per_second", r->text.tokenizer_bytes);
         cmd_text_json_num(b, "tokenizer_tokens_per_second", r->text.tokenizer_tokens);
         cmd_text_json_num(b, "row_tokens_per_second", r->text.row_tokens);
@@ -246,6 +280,27 @@ static void put_peaks(struct sbuf *b, const struct results *r) {
         const double a = r->peaks[k].read_bytes, z = r->peaks[n + k].read_bytes;
         cell(&t, "%.1f", (a > z ? a : z) * 1e-9);
     }
+    cmd_table_print(&t, b);
+}
+
+static void put_steps(struct sbuf *b, const struct results *r) {
+    struct cmd_table t = {.n_col = 4};
+    struct sbuf text;
+    sbuf_init(&text);
+    cmd_table_cell(&t, "writing on");
+    cmd_table_cell(&t, "tokens/s");
+    cmd_table_cell(&t, "MB/step");
+    cmd_table_cell(&t, "of bound");
+    for (size_t i = 0; i < COUNTOF(streams); i++) {
+        const struct bench_steps *s = &r->steps[i];
+        cell(&t, "%d stream%s", s->n_stream, s->n_stream == 1 ? "" : "s");
+        sbuf_clear(&text);
+        cmd_text_count(&text, (int64_t)((double)s->tokens / s->seconds + 0.5));
+        cmd_table_cell(&t, sbuf_str(&text));
+        cell(&t, "%.1f", s->read_bytes * 1e-6);
+        cell(&t, "%.0f %%", 100 * share_of_bound(r, s));
+    }
+    sbuf_fini(&text);
     cmd_table_print(&t, b);
 }
 
@@ -316,7 +371,9 @@ static void put_people(struct sbuf *b, const struct results *r) {
     put_speeds(b, r, r->speeds, r->n_speed, NULL);
     sbuf_puts(b, "\n");
     put_speeds(b, r, r->documents, (int)COUNTOF(lengths), lengths);
-    sbuf_puts(b, "\nstages: share of the time (and of the peak, while they run)\n");
+    sbuf_puts(b, "\nstages: share of the time (and of the peak, while they run)\n\n");
+    put_steps(b, r);
+    sbuf_puts(b, "\nbound: weights and caches read at the limit, then products at theirs\n");
     put_text(b, r);
 }
 
@@ -361,8 +418,9 @@ const struct cmd_sub cmd_bench = {
             .about =
                 "Measures the products of matrices in registers and the reading of memory, then\n"
                 "the scoring of a long document with full caches of 256, 1024 and 4096 tokens,\n"
-                "and of short ones packed together, in spans as a run has them; then what one\n"
-                "thread spends on text and rows. Without MODEL it takes the demo model.\n"
+                "and of short ones packed together, in spans as a run has them; the writing of\n"
+                "1, 8 and 32 streams with 1024 tokens each in their caches; and what one thread\n"
+                "spends on text and rows. Without MODEL it takes the demo model.\n"
                 "\n"
                 "FLOP are those the model needs: two for each weight of its matrices and head,\n"
                 "four for each key and dimension of a head.\n",

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "core/stream.h"
 #include "jobs/doc.h"
 #include "jobs/session.h"
 
@@ -13,6 +14,8 @@ struct bench {
     struct model *model; /* owned, as everything below */
     struct dev *dev;
     struct model_on *mo;
+    struct dev *step_dev;
+    struct model_on *step_mo;
     struct span *span;
     int32_t *ids; /* [SESSION_ROWS + 1] */
     enum dtype dtype;
@@ -48,6 +51,10 @@ enum status bench_open(struct bench **out, const char *model, const char *dtype,
     const struct dev_config c = {.n_thread = n_thread, .isa = isa, .compute = b->dtype};
     TRY(dev_open_cpu(&b->dev, &c, e));
     TRY(model_on_open(&b->mo, b->model, b->dev, e));
+    struct dev_config steps = c;
+    steps.purpose = DEV_STEPS;
+    TRY(dev_open_cpu(&b->step_dev, &steps, e));
+    TRY(model_on_open(&b->step_mo, b->model, b->step_dev, e));
     TRY(span_open(&b->span, b->mo, SESSION_ROWS, e));
     TRY(mem_zalloc(&b->ids, SESSION_ROWS + 1, sizeof *b->ids, e));
     // Which tokens they are does not matter to the speed, but rows of one token would share a
@@ -65,6 +72,8 @@ void bench_close(struct bench *b) {
     if (b == NULL) return;
     mem_free(b->ids);
     span_close(b->span);
+    model_on_close(b->step_mo);
+    dev_close(b->step_dev);
     model_on_close(b->mo);
     dev_close(b->dev);
     model_close(b->model);
@@ -183,6 +192,73 @@ enum status bench_documents(struct bench *b, int64_t n_sink, int64_t n_win, int6
     TRY(timed(&with, seconds, out, e));
 done:
     mem_free(c);
+    return st;
+}
+
+/* ---- writing on ---- */
+
+// Bytes of the matrices as they are stored; a tied embedding is read as the head.
+static double matrix_bytes(const struct bench *b) {
+    struct model_entry m;
+    double sum = 0;
+    for (size_t i = 0; model_entry_at(b->model, i, &m); i++) {
+        if (m.use == NULL) continue;
+        const bool head = m.use->role == ARCH_EMBED && model_arch(b->model)->tied;
+        if (head || arch_use(m.use->role) == WT_MATRIX) sum += (double)m.bytes;
+    }
+    return sum;
+}
+
+static enum status fill_streams(struct bench *b, struct stream *engine, const struct cache *c,
+                                int n_stream, struct err *e) {
+    enum status st = OK;
+    struct stream_past *past = NULL;
+    struct stream_how how;
+    int slot = 0;
+    stream_how_init(&how);
+    how.max_new = INT64_MAX / 2;
+    for (int i = 0; i < n_stream; i++) {
+        TRY(stream_past_open(&past, b->step_mo, &how, e));
+        const struct stream_entry in = {
+            .cache = c, .past = &past, .how = &how, .ids = b->ids + i, .n = 1};
+        TRY(stream_enter(engine, &in, &slot, e));
+    }
+done:
+    stream_past_close(past);
+    return st;
+}
+
+enum status bench_steps(struct bench *b, int n_stream, int64_t n_sink, int64_t n_win,
+                        double seconds, struct bench_steps *out, struct err *e) {
+    enum status st = OK;
+    struct stream *engine = NULL;
+    struct cache *c = NULL;
+    const struct vis_rule rule = {.n_sink = n_sink, .n_win = n_win, .n_chunk = 1};
+    const struct timed t = {b, &c, &rule, SESSION_ROWS, 1, true};
+    const struct stream_config sc = {.n_stream = n_stream};
+    double flops[DEV_STAGE_COUNT] = {0};
+    *out = (struct bench_steps){.n_stream = n_stream, .n_sink = n_sink, .n_win = n_win};
+    TRY(cache_open(&c, b->mo, &rule, e));
+    while (cache_pos(c) <= n_sink + n_win) TRY(once(&t, e));
+    TRY(stream_open(&engine, b->step_mo, &sc, e));
+    TRY(fill_streams(b, engine, c, n_stream, e));
+    count_flops(b, &rule, cache_pos(c), 1, flops);
+    out->flops = n_stream * (flops[DEV_LINEAR] + flops[DEV_ATTEND] + flops[DEV_HEAD]);
+    // A key has n_kv * d_head elements, as has a value; a token sees 4 operations for each, by query heads.
+    const struct arch *a = model_arch(b->model);
+    const double cache_bytes = flops[DEV_ATTEND] / 4 * 2 * (b->dtype == DT_BF16 ? 2 : 4) *
+                               (double)a->n_kv / (double)a->n_head;
+    out->read_bytes = matrix_bytes(b) + n_stream * cache_bytes;
+    TRY(stream_step(engine, NULL, e));
+    const int64_t t0 = clock_ns();
+    do {
+        TRY(stream_step(engine, NULL, e));
+        out->tokens += n_stream;
+        out->seconds = 1e-9 * (double)(clock_ns() - t0);
+    } while (out->seconds < seconds);
+done:
+    stream_close(engine);
+    cache_close(c);
     return st;
 }
 

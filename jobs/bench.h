@@ -48,6 +48,20 @@ enum status bench_score(struct bench *b, int64_t n_sink, int64_t n_win, double s
 enum status bench_documents(struct bench *b, int64_t n_sink, int64_t n_win, int64_t n_tok,
                             double seconds, struct bench_speed *out, struct err *e) WARN_UNUSED;
 
+/* Writing on: n_stream streams with full caches of S + W tokens, one token each a step. */
+struct bench_steps {
+    int n_stream;
+    int64_t n_sink, n_win;
+    int64_t tokens;
+    double seconds;
+    double
+        read_bytes; /* that a step has to read: the matrices as they are stored, and the caches */
+    double flops;   /* operations that a step needs */
+};
+/* For at least `seconds`. Errors: as bench_score. */
+enum status bench_steps(struct bench *b, int n_stream, int64_t n_sink, int64_t n_win,
+                        double seconds, struct bench_steps *out, struct err *e) WARN_UNUSED;
+
 /* What is done on the way in and out, on one thread. */
 struct bench_text {
     double tokenizer_bytes; /* English text, bytes a second; 0: the model has no tokenizer */

@@ -26,6 +26,8 @@ setup() {
     holds '[.documents[] | .document_tokens] == [64, 512, 2048]
         and (.documents | all(.stages.attention.flops_per_token
             == 4 * 6 * 192 * ([.document_tokens, 1024] | min + 1) / 2 or .document_tokens > 1024))
+        and ([.decoding[] | .streams] == [1, 8, 32])
+        and (.decoding | all(.tokens_per_second > 1 and .share_of_bound > 0 and .read_bytes_per_step > 1e6))
         and .tokenizer_bytes_per_second > 1e5 and .row_tokens_per_second > 1e4'
     holds '.scoring | all(([.stages[].seconds] | add) - .seconds | fabs < 1e-6)'
     holds '.peaks[3].flops_per_second as $peak | .scoring | all(.share_of_peak > 0
