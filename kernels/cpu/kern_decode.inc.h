@@ -80,7 +80,8 @@ ALWAYS vi bit_select(uint32_t mask, vi a, vi b) {
     return _mm512_ternarylogic_epi32(i_set1(mask), a, b, 0xCA);
 }
 ALWAYS vi halves_at(vi w, int from, int to) {
-    return from > to ? _mm512_srli_epi16(w, from - to) : _mm512_slli_epi16(w, to - from);
+    return from > to ? _mm512_srli_epi16(w, (unsigned)(from - to))
+                     : _mm512_slli_epi16(w, (unsigned)(to - from));
 }
 
 /* Bytes q and q + 2 of a word as bf16. Under the exponent of 2^23, or 2^15 for the second byte, a byte
