@@ -150,9 +150,9 @@ test-all: test ## deeper: every sanitizer, valgrind, long documents, many kills
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=300
 	@tools/runtests --deep $(OUT)
 
-asan ubsan: ## the test programs under ASan + UBSan, or UBSan alone
+asan ubsan: ## the test programs under ASan + UBSan, or UBSan alone; LEFT_OUT="NAME ..." of them
 	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=$@ all test-programs
-	@tools/runtests build/$@
+	@LEFT_OUT="$(LEFT_OUT)" tools/runtests build/$@
 # The parsers under libFuzzer, with sanitizers or with coverage instead.
 FUZZ_SAN_fuzz    := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 FUZZ_SAN_fuzzcov := -fsanitize=fuzzer-no-link -fprofile-instr-generate -fcoverage-mapping
