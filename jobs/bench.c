@@ -209,18 +209,16 @@ static double matrix_bytes(const struct bench *b) {
     return sum;
 }
 
+// Fills every slot; `how` lives as long as the streams.
 static enum status fill_streams(struct bench *b, struct stream *engine, const struct cache *c,
-                                int n_stream, struct err *e) {
+                                const struct stream_how *how, struct err *e) {
     enum status st = OK;
     struct stream_past *past = NULL;
-    struct stream_how how;
     int slot = 0;
-    stream_how_init(&how);
-    how.max_new = INT64_MAX / 2;
-    for (int i = 0; i < n_stream; i++) {
-        TRY(stream_past_open(&past, b->step_mo, &how, e));
+    for (int i = 0; stream_room(engine) > 0; i++) {
+        TRY(stream_past_open(&past, b->step_mo, how, e));
         const struct stream_entry in = {
-            .cache = c, .past = &past, .how = &how, .ids = b->ids + i, .n = 1};
+            .cache = c, .past = &past, .how = how, .ids = b->ids + i, .n = 1};
         TRY(stream_enter(engine, &in, &slot, e));
     }
 done:
@@ -236,12 +234,15 @@ enum status bench_steps(struct bench *b, int n_stream, int64_t n_sink, int64_t n
     const struct vis_rule rule = {.n_sink = n_sink, .n_win = n_win, .n_chunk = 1};
     const struct timed t = {b, &c, &rule, SESSION_ROWS, 1, true};
     const struct stream_config sc = {.n_stream = n_stream};
+    struct stream_how how;
     double flops[DEV_STAGE_COUNT] = {0};
+    stream_how_init(&how);
+    how.max_new = INT64_MAX / 2;
     *out = (struct bench_steps){.n_stream = n_stream, .n_sink = n_sink, .n_win = n_win};
     TRY(cache_open(&c, b->mo, &rule, e));
     while (cache_pos(c) <= n_sink + n_win) TRY(once(&t, e));
     TRY(stream_open(&engine, b->step_mo, &sc, e));
-    TRY(fill_streams(b, engine, c, n_stream, e));
+    TRY(fill_streams(b, engine, c, &how, e));
     count_flops(b, &rule, cache_pos(c), 1, flops);
     out->flops = n_stream * (flops[DEV_LINEAR] + flops[DEV_ATTEND] + flops[DEV_HEAD]);
     // A key has n_kv * d_head elements, as has a value; a token sees 4 operations for each, by query heads.
