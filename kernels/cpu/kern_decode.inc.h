@@ -79,9 +79,16 @@ ALWAYS struct tables tables_of(const struct cpu_form f) {
 ALWAYS vi bit_select(uint32_t mask, vi a, vi b) {
     return _mm512_ternarylogic_epi32(i_set1(mask), a, b, 0xCA);
 }
+// What the compiler's headers take a shift count for.
+#ifdef __clang__
+typedef unsigned shift_count;
+#else
+typedef int shift_count;
+#endif
+
 ALWAYS vi halves_at(vi w, int from, int to) {
-    return from > to ? _mm512_srli_epi16(w, (unsigned)(from - to))
-                     : _mm512_slli_epi16(w, (unsigned)(to - from));
+    return from > to ? _mm512_srli_epi16(w, (shift_count)(from - to))
+                     : _mm512_slli_epi16(w, (shift_count)(to - from));
 }
 
 /* Bytes q and q + 2 of a word as bf16. Under the exponent of 2^23, or 2^15 for the second byte, a byte
