@@ -32,27 +32,30 @@ wait_for_progress() {
 }
 newest() { ls "$1"/run/*.json 2>/dev/null | tail -n 1; }
 
-@test "ten kills at random moments: the same bytes, no work done twice" {
+@test "kills at random moments: the same bytes, no work done twice" {
     RANDOM=7
+    kills=0
+    # At most ten; a fast machine is done before that.
     for k in 1 2 3 4 5 6 7 8 9 10; do
         before=$(newest killed)
         "$BASIN" run job.json --out killed --checkpoint-seconds 0.05 --quiet &
         pid=$!
         # Most die in the middle of the work, some while starting.
         [ $((k % 4)) -eq 0 ] || wait_for_progress killed "$before" || true
-        sleep 0.$(printf %02d $((RANDOM % 40 + 5)))
+        sleep 0.$(printf %02d $((RANDOM % 20 + 5)))
         kill -9 $pid 2>/dev/null || true
         wait $pid 2>/dev/null || true
+        [ ! -e killed/_SUCCESS ] || break
+        kills=$((kills + 1))
     done
+    [ $kills -ge 2 ]
     "$BASIN" run job.json --out killed --quiet
     diff <(cd base && sha256sum results-* tokens-* _SUCCESS) <(cd killed && sha256sum results-* tokens-* _SUCCESS)
-    # The last attempt took over what was there and computed the rest of the long document and no more.
-    last=$(ls killed/run/*.json | tail -n 1)
-    [ "$(jq '.tokens_resumed' "$last")" -gt 0 ]
-    [ "$(jq '.tokens_resumed + .tokens_computed' "$last")" -eq "$(total)" ]
+    # The attempt that finished took over what was there and computed the rest of the long document and no more.
+    total=$(total)
+    [ "$(jq -s "map(select(.tokens_resumed > 0 and .tokens_resumed + .tokens_computed == $total)) | length" killed/run/*.json)" -gt 0 ]
     # Every position was computed once: what attempts had committed when they died adds up to the whole.
-    sum=$(recorded killed .tokens_computed)
-    [ "$sum" -le $(($(total) + 10)) ]
+    [ "$(recorded killed .tokens_computed)" -le $((total + 10)) ]
 }
 
 @test "a signal: exit 75 in time, saved in the middle of the document" {
@@ -72,7 +75,7 @@ newest() { ls "$1"/run/*.json 2>/dev/null | tail -n 1; }
 }
 
 @test "a time limit: exit 75, then the rest" {
-    run "$BASIN" run job.json --out limited --time-limit 2 --quiet
+    run "$BASIN" run job.json --out limited --time-limit 1 --quiet
     [ "$status" -eq 75 ]
     "$BASIN" cat limited >/dev/null
     "$BASIN" run job.json --out limited --quiet
