@@ -109,11 +109,11 @@ bool dev_host_segs_ok(struct dev *d, const struct dev_seg *seg, int n_seg, int64
     return true;
 }
 
-static bool entries_ok(const struct dev_sample *a, const struct dev_sample_row *r) {
+static bool entries_ok(const struct dev_sample *a, const struct dev_adjust *entry,
+                       const struct dev_sample_row *r) {
     if (r->n_adjust == 0) return true;
     if (a->adjust == NULL || r->n_adjust < 0 || !rows_ok(r->adjust, r->n_adjust, a->adjust->n_row))
         return false;
-    const struct dev_adjust *entry = a->adjust->data;
     for (int64_t i = r->adjust; i < r->adjust + r->n_adjust; i++)
         if (entry[i].id < 0 || entry[i].id >= a->logits->n_col) return false;
     return true;
@@ -125,15 +125,21 @@ static bool numbers_ok(const struct dev_sample_row *r) {
            r->u >= 0 && r->u < 1;
 }
 
-bool dev_host_sample_ok(struct dev *d, const struct dev_sample *a, int64_t n_row) {
-    const struct dev_sample_row *rows = a->rows->data;
+bool dev_sample_rows_ok(struct dev *d, const struct dev_sample *a,
+                        const struct dev_sample_row *rows, const struct dev_adjust *entries,
+                        int64_t n_row) {
     for (int64_t i = 0; i < n_row; i++) {
         const struct dev_sample_row *r = rows + i;
         if (r->logits_row >= 0 && r->logits_row < a->logits->n_row && r->n_top >= 0 &&
-            r->n_top <= a->n_top && entries_ok(a, r) && numbers_ok(r))
+            r->n_top <= a->n_top && entries_ok(a, entries, r) && numbers_ok(r))
             continue;
         dev_fail(d, E_BUG, "row %lld is out of range", (long long)i);
         return false;
     }
     return true;
+}
+
+bool dev_host_sample_ok(struct dev *d, const struct dev_sample *a, int64_t n_row) {
+    return dev_sample_rows_ok(d, a, a->rows->data, a->adjust != NULL ? a->adjust->data : NULL,
+                              n_row);
 }

@@ -148,7 +148,10 @@ bool dev_host_segs_ok(struct dev *d, const struct dev_seg *seg, int n_seg, int64
                       int64_t kv_rows, bool cover, bool reads);
 
 /* Checks the rows of dev_sample and their entries against the buffers; dev_fail(E_BUG) and false
- * when one lies outside. */
+ * when one lies outside. rows, entries: what a->rows and a->adjust hold, in host memory. */
+bool dev_sample_rows_ok(struct dev *d, const struct dev_sample *a,
+                        const struct dev_sample_row *rows, const struct dev_adjust *entries,
+                        int64_t n_row);
 bool dev_host_sample_ok(struct dev *d, const struct dev_sample *a, int64_t n_row);
 
 /* One past row `row` of a host buffer, as bytes. */

@@ -50,8 +50,8 @@ static void close_blas(struct cuda_dev *d) {
 static void cuda_close(struct dev *dev) {
     struct cuda_dev *d = cuda_of(dev);
     if (cudaSetDevice(d->ordinal) == cudaSuccess && d->stream != NULL) {
-        struct cuda_mem *all[] = {&d->operand, &d->panel, &d->partial,
-                                  &d->logits,  &d->heads, &d->raw};
+        struct cuda_mem *all[] = {&d->operand, &d->panel, &d->partial, &d->logits,
+                                  &d->heads,   &d->raw,   &d->sampling};
         for (size_t i = 0; i < COUNTOF(all); i++) cuda_give(d, all[i]->p);
         cuda_give(d, d->fault);
         cudaStreamSynchronize(d->stream);
@@ -60,11 +60,13 @@ static void cuda_close(struct dev *dev) {
             if (d->staged[i] != NULL) cudaEventDestroy(d->staged[i]);
         if (d->staging != NULL) cudaFreeHost(d->staging);
         if (d->fault_host != NULL) cudaFreeHost(d->fault_host);
+        if (d->read_mem != NULL) cudaFreeHost(d->read_mem);
         cudaStreamDestroy(d->stream);
     }
     close_blas(d);
     mem_free(d->kept);
     mem_free(d->mark);
+    mem_free(d->reads);
     mem_free(d);
 }
 
@@ -91,6 +93,8 @@ static const struct dev_ops cuda_ops = {
     .clip = cuda_clip,
     .add = cuda_add,
     .head = cuda_head,
+    .sample = cuda_sample,
+    .similar = cuda_similar,
     .copy = cuda_copy,
     .copy_peer = cuda_copy_peer,
     .event_open = event_open,
@@ -193,6 +197,7 @@ static void open_memory(struct cuda_dev *d) {
         if (!CUDA_OK(d, cudaEventCreateWithFlags(&d->staged[i], cudaEventDisableTiming))) return;
     if (!CUDA_OK(d, cudaHostAlloc((void **)&d->staging, 2 * d->tune.staging_bytes,
                                   cudaHostAllocDefault)) ||
+        !CUDA_OK(d, cudaHostAlloc((void **)&d->read_mem, CUDA_READ_BYTES, cudaHostAllocDefault)) ||
         !CUDA_OK(
             d, cudaHostAlloc((void **)&d->fault_host, sizeof *d->fault_host, cudaHostAllocDefault)))
         return;

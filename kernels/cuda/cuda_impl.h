@@ -71,6 +71,14 @@ struct cuda_mark {
     enum dev_stage stage;
 };
 
+/* Rows on their way to the host. */
+struct cuda_read {
+    void *to;
+    const void *from; /* in read_mem */
+    size_t n;
+};
+enum { CUDA_READ_BYTES = 256 * 1024 };
+
 struct cuda_wt; /* weights.c */
 
 struct cuda_dev {
@@ -89,6 +97,11 @@ struct cuda_dev {
     unsigned char *staging; /* owned: pinned, two halves */
     cudaEvent_t staged[2];  /* the half may be written again */
     int half;
+    size_t half_used;
+    unsigned char *read_mem; /* owned: pinned [CUDA_READ_BYTES] */
+    size_t read_used;
+    struct cuda_read *reads; /* owned: what the next wait hands on */
+    size_t n_reads, cap_reads;
     unsigned long long *fault, *fault_host; /* owned: device; pinned */
     struct cuda_watched watched[CUDA_WATCHES];
     uint32_t n_watched;
@@ -98,7 +111,7 @@ struct cuda_dev {
     uint64_t clock; /* of releases */
 
     /* Scratch, which grows only. */
-    struct cuda_mem operand, panel, partial, logits, heads, raw;
+    struct cuda_mem operand, panel, partial, logits, heads, raw, sampling;
     const struct buf *operand_of; /* whose rows `operand` holds, or NULL */
     int64_t operand_rows;
 
@@ -161,15 +174,19 @@ struct cuda_plan {
 /* What buf->data points at. */
 struct cuda_buf {
     unsigned char *p;         /* owned: device memory */
-    struct dev_seg *seg;      /* owned: a copy of BUF_SEG's rows on the host; else NULL */
+    unsigned char *host;      /* owned: a copy of rows of structs on the host; else NULL */
     uint64_t version;         /* of that copy */
     struct cuda_plan plan[2]; /* of kv_store and of attend */
 };
 /* Device items for the first n_seg segments; NULL after dev_fail. which: 0 or 1. */
 const struct cuda_item *cuda_plan_items(struct cuda_dev *d, const struct buf *seg, int which,
                                         int n_seg, int rows, int group, int64_t *n_item);
+/* The rows of a buffer of structs. */
+static inline const void *cuda_host_rows(const struct buf *b) {
+    return ((const struct cuda_buf *)b->data)->host;
+}
 static inline const struct dev_seg *cuda_segs(const struct buf *b) {
-    return ((const struct cuda_buf *)b->data)->seg;
+    return cuda_host_rows(b);
 }
 static inline void *cuda_at(const struct buf *b, int64_t row) {
     return ((const struct cuda_buf *)b->data)->p + (size_t)row * b->row_bytes;
@@ -213,7 +230,12 @@ const unsigned char *cuda_wt_rows(const struct wt *w);
 void cuda_linear(struct dev *d, struct buf *y, const struct buf *x, const struct wt *w,
                  const struct wt *bias, int64_t n_row);
 void cuda_head(struct dev *d, const struct dev_head *a, int64_t n_row);
+/* What all of a head's blocks share, with its scratch; false after dev_fail. */
+bool cuda_head_begin(struct cuda_dev *d, const struct dev_head *a, int64_t n_row,
+                     struct cuda_head *h);
 void cuda_gemm_free(struct cuda_dev *d);
+void cuda_sample(struct dev *d, const struct dev_sample *a, int64_t n_row);
+void cuda_similar(struct dev *d, const struct dev_similar *a, int64_t n_row);
 void cuda_embed(struct dev *d, struct buf *y, const struct wt *table, const struct buf *ids,
                 double scale, int64_t n_row);
 void cuda_norm(struct dev *d, struct buf *y, const struct buf *x, const struct dev_norm *p,

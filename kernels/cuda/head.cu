@@ -1,65 +1,59 @@
-/* The head: what one block of the vocabulary says about each row, folded into the row's state in the order of
- * the vocabulary. A row is one warp's. */
-#include "kernels/cuda/elem.cuh"
+/* The head: what products say about each row, in parts of the vocabulary that are joined at the end. A part of a row
+ * is one warp's. */
+#include "kernels/cuda/soft.cuh"
 
 enum { THREADS = 256, WARP = 32 };
 
+// Products that are rounded by themselves: what is read again as a logit is what was summed.
 CUDA_DEVICE float logit(const struct cuda_head &p, int64_t row, int64_t k) {
     float x = p.c[row * p.n_col + k];
     if (p.bias != NULL) x += p.bias[k];
-    x *= p.scale;
-    return p.cap > 0.0f ? p.cap * tanhf(x * p.inv_cap) : x;
-}
-
-// The same value in every lane: maximum, and sum of exponentials below it.
-CUDA_DEVICE void block_sums(const struct cuda_head &p, int64_t row, int lane, float *max_out,
-                            float *sum_out, bool *bad_out) {
-    float max = -3.0e38f, sum = 0.0f;
-    bool bad = false;
-    for (int64_t k = lane; k < p.n_col; k += WARP) {
-        const float x = logit(p, row, k);
-        bad = bad || !elem_finite(x);
-        max = fmaxf(max, x);
-        if (p.logits != NULL) p.logits[row * p.n_vocab + p.col + k] = x;
-    }
-    for (int m = WARP / 2; m > 0; m /= 2) max = fmaxf(max, cuda_shfl_xor(max, m));
-    for (int64_t k = lane; k < p.n_col; k += WARP) sum += expf(logit(p, row, k) - max);
-    for (int m = WARP / 2; m > 0; m /= 2) sum += cuda_shfl_xor(sum, m);
-    *max_out = max;
-    *sum_out = sum;
-    *bad_out = cuda_any(bad);
+    x = cuda_mul(x, p.scale);
+    return p.cap > 0.0f ? cuda_mul(p.cap, tanhf(x * p.inv_cap)) : x;
 }
 
 static __global__ void k_head(struct cuda_head p) {
     const int lane = threadIdx.x % WARP;
+    const int64_t n_part = (p.n_col + CUDA_PART - 1) / CUDA_PART;
+    const int64_t at = (int64_t)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP;
+    if (at >= p.n_row * n_part) return;
+    const int64_t row = at / n_part, begin = at % n_part * CUDA_PART;
+    const int n = (int)(p.n_col - begin < CUDA_PART ? p.n_col - begin : (int64_t)CUDA_PART);
+    const int64_t target = (int64_t)p.target[row] - p.col - begin;
+    float x[SOFT_PER];
+    for (int i = 0; i < SOFT_PER; i++) {
+        const int k = lane + WARP * i;
+        x[i] = k < n ? logit(p, row, begin + k) : 0.0f;
+        if (k < n && p.logits != NULL) p.logits[row * p.n_vocab + p.col + begin + k] = x[i];
+        if (k < n && k == target) p.target_logit[row] = x[i];
+    }
+    const struct cuda_part part = soft_part(x, n, true);
+    if (lane == 0) p.part[row * p.n_part + (p.col + begin) / CUDA_PART] = part;
+}
+
+static __global__ void k_join(struct cuda_head p) {
     const int64_t row = (int64_t)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP;
     if (row >= p.n_row) return;
-    float max, sum;
-    bool bad;
-    block_sums(p, row, lane, &max, &sum, &bad);
-    if (lane != 0) return;
+    const struct soft s = soft_join(p.part + row * p.n_part, p.n_part);
+    if (threadIdx.x % WARP != 0) return;
     const int32_t target = p.target[row];
-    struct cuda_head_state st = {0, -3.0e38f, 0, 0, 0};
-    if (p.col > 0) st = p.state[row];
-    if (target < -1 || target >= p.n_vocab) {
-        elem_fault(p.watch, CUDA_FAULT_RANGE, (uint32_t)target);
-        st.bad = 1;
-    }
-    if (target >= p.col && target < p.col + p.n_col) st.target = logit(p, row, target - p.col);
-    const float most = fmaxf(st.max, max);
-    st.sum =
-        st.sum * exp((double)st.max - (double)most) + (double)sum * exp((double)max - (double)most);
-    st.max = most;
-    st.bad |= bad;
-    p.state[row] = st;
-    if (!p.last) return;
-    const double nan = __longlong_as_double(0x7FF8000000000000LL);
-    p.logp[row] = st.bad || target < 0 ? nan : (double)st.target - (double)st.max - log(st.sum);
+    const bool there = target >= 0 && target < p.n_vocab;
+    if (!there && target != -1) elem_fault(p.watch, CUDA_FAULT_RANGE, (uint32_t)target);
+    p.logp[row] = there ? soft_logp(p.target_logit[row], s) : soft_nan();
 }
 
 // ---- launchers
 
-extern "C" void cuda_head_block(cudaStream_t s, const struct cuda_head *p) {
+static unsigned blocks_of(int64_t warps) {
     const int64_t per = THREADS / WARP;
-    CUDA_LAUNCH(k_head, (unsigned)((p->n_row + per - 1) / per), THREADS, 0, s, *p);
+    return (unsigned)((warps + per - 1) / per);
+}
+
+extern "C" void cuda_head_block(cudaStream_t s, const struct cuda_head *p) {
+    const int64_t n_part = (p->n_col + CUDA_PART - 1) / CUDA_PART;
+    CUDA_LAUNCH(k_head, blocks_of(p->n_row * n_part), THREADS, 0, s, *p);
+}
+
+extern "C" void cuda_head_join(cudaStream_t s, const struct cuda_head *p) {
+    CUDA_LAUNCH(k_join, blocks_of(p->n_row), THREADS, 0, s, *p);
 }

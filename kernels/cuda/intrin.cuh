@@ -43,9 +43,17 @@ CUDA_DEVICE float cuda_f16_f32(uint16_t h) {
     return f;
 }
 
+/* A product that no addition is contracted with. */
+CUDA_DEVICE float cuda_mul(float a, float b) {
+    return __fmul_rn(a, b);
+}
+
 /* ---- warp */
 
 CUDA_DEVICE float cuda_shfl_xor(float x, int mask) {
+    return __shfl_xor_sync(0xFFFFFFFFu, x, mask);
+}
+CUDA_DEVICE double cuda_shfl_xor(double x, int mask) {
     return __shfl_xor_sync(0xFFFFFFFFu, x, mask);
 }
 /* Whether a condition holds in some lane. */

@@ -142,25 +142,53 @@ void cuda_attend_any(cudaStream_t s, const struct cuda_attend *p, bool bf16);
 
 /* ---- head (head.cu) */
 
-struct cuda_head_state {
-    double sum; /* of exp(logit - max) */
-    float max, target;
-    int32_t bad; /* a logit is not finite */
-    int32_t pad;
+enum { CUDA_PART = 256 }; /* logits of a part, on which log-softmax is built (soft.cuh) */
+struct cuda_part {
+    float max, sum; /* of exp(logit - max); NaN: a logit is not finite */
 };
 struct cuda_head {
-    struct cuda_head_state *state; /* [n_row] */
-    double *logp;                  /* written when `last` */
-    float *logits;                 /* [n_row, n_vocab] or NULL */
-    const float *c;                /* [n_row, n_col]: products of this block */
-    const float *bias;             /* of this block's columns, or NULL */
+    struct cuda_part *part; /* [n_row, n_part] */
+    float *target_logit;    /* [n_row] */
+    double *logp;
+    float *logits;     /* [n_row, n_vocab] or NULL */
+    const float *c;    /* [n_row, n_col]: products of this block; may be `logits` */
+    const float *bias; /* of this block's columns, or NULL */
     const int32_t *target;
     int64_t n_row, n_col, col, n_vocab; /* this block is columns col..col+n_col-1 */
+    int64_t n_part;
     float scale, cap, inv_cap;
-    bool last;
     struct cuda_watch watch;
 };
-void cuda_head_block(cudaStream_t s, const struct cuda_head *p);
+void cuda_head_block(cudaStream_t s, const struct cuda_head *p); /* its parts, its target */
+void cuda_head_join(cudaStream_t s, const struct cuda_head *p);  /* logp of all rows */
+
+/* ---- sampling (sample.cu) */
+
+struct cuda_sample {
+    const float *logits; /* [*, n_vocab] */
+    const struct dev_sample_row *rows;
+    const struct dev_adjust *adjust; /* NULL: no row has entries */
+    int32_t *id, *top_id;
+    double *logp, *top_logp, *top_adjusted;
+    int64_t n_row, n_vocab, n_part, n_list; /* n_list: the smaller of n_top and n_vocab */
+    int n_top;
+    float
+        unit; /* what the largest probability weighs: 2^44, less where n_vocab is so large that the
+                   sum would not fit into 63 bits */
+    /* scratch */
+    float *y;                        /* [n_row, n_vocab] changed logits */
+    struct cuda_part *part, *part_y; /* [n_row, n_part] */
+    unsigned long long *list;        /* [n_row, n_list] */
+};
+void cuda_sample_rows(cudaStream_t s, const struct cuda_sample *p);
+
+struct cuda_similar {
+    double *out;        /* [n_row] */
+    const float *x, *y; /* [n_row, n_col], [n_y, n_col] */
+    float *part;        /* scratch [n_row, n_y] */
+    int64_t n_row, n_y, n_col;
+};
+void cuda_similar_rows(cudaStream_t s, const struct cuda_similar *p); /* n_row at most 65535 */
 
 #ifdef __cplusplus
 }

@@ -124,8 +124,8 @@ void cuda_linear(struct dev *dev, struct buf *y, const struct buf *x, const stru
 static bool head_rows(struct cuda_dev *d, const struct dev_head *a, const struct cuda_head *h,
                       int64_t row, int64_t n_row) {
     struct cuda_head p = *h;
-    p.state += row;
-    p.logp += row;
+    p.part += row * p.n_part;
+    p.target_logit += row;
     p.target += row;
     if (p.logits != NULL) p.logits += row * p.n_vocab;
     p.n_row = n_row - row < d->tune.rows ? n_row - row : d->tune.rows;
@@ -145,27 +145,39 @@ static bool head_block(struct cuda_dev *d, const struct dev_head *a, const struc
     return ok;
 }
 
+bool cuda_head_begin(struct cuda_dev *d, const struct dev_head *a, int64_t n_row,
+                     struct cuda_head *h) {
+    const int64_t n_vocab = a->w->src.n_out, n_part = (n_vocab + CUDA_PART - 1) / CUDA_PART;
+    const size_t parts = (size_t)(n_row * n_part) * sizeof *h->part;
+    if (a->logits != NULL) cuda_wrote(d, a->logits);
+    *h = (struct cuda_head){.logp = cuda_at(a->logp, 0),
+                            .logits = a->logits != NULL ? cuda_at(a->logits, 0) : NULL,
+                            .target = cuda_at(a->target, 0),
+                            .n_row = n_row,
+                            .n_vocab = n_vocab,
+                            .n_part = n_part,
+                            .scale = (float)a->scale,
+                            .cap = a->softcap > 0 ? (float)a->softcap : 0.0f,
+                            .inv_cap = a->softcap > 0 ? (float)(1 / a->softcap) : 0.0f,
+                            .watch = cuda_watch(d, "")};
+    h->part = cuda_scratch(d, &d->heads, parts + (size_t)n_row * sizeof *h->target_logit);
+    if (h->part == NULL) return false;
+    h->target_logit = (float *)(void *)((unsigned char *)h->part + parts);
+    return true;
+}
+
 void cuda_head(struct dev *dev, const struct dev_head *a, int64_t n_row) {
     struct cuda_dev *d = cuda_begin(dev, DEV_HEAD);
-    const int64_t n_vocab = a->w->src.n_out;
-    if (n_row == 0) return;
-    if (a->logits != NULL) cuda_wrote(d, a->logits);
-    struct cuda_head h = {.logp = cuda_at(a->logp, 0),
-                          .logits = a->logits != NULL ? cuda_at(a->logits, 0) : NULL,
-                          .target = cuda_at(a->target, 0),
-                          .n_vocab = n_vocab,
-                          .scale = (float)a->scale,
-                          .cap = a->softcap > 0 ? (float)a->softcap : 0.0f,
-                          .inv_cap = a->softcap > 0 ? (float)(1 / a->softcap) : 0.0f,
-                          .watch = cuda_watch(d, "")};
-    const int64_t most = n_vocab < d->tune.vocab ? n_vocab : d->tune.vocab;
+    struct cuda_head h;
+    if (n_row == 0 || !cuda_head_begin(d, a, n_row, &h)) return;
+    const int64_t most = h.n_vocab < d->tune.vocab ? h.n_vocab : d->tune.vocab;
     const void *xs = operands(d, a->x, n_row);
-    h.state = cuda_scratch(d, &d->heads, (size_t)n_row * sizeof *h.state);
     h.c = cuda_scratch(d, &d->logits, (size_t)(d->tune.rows * most) * sizeof(float));
-    if (xs == NULL || h.state == NULL || h.c == NULL) return;
-    for (h.col = 0; h.col < n_vocab; h.col += most) {
-        h.n_col = n_vocab - h.col < most ? n_vocab - h.col : most;
-        h.last = h.col + h.n_col == n_vocab;
+    if (xs == NULL || h.c == NULL) return;
+    for (h.col = 0; h.col < h.n_vocab; h.col += most) {
+        h.n_col = h.n_vocab - h.col < most ? h.n_vocab - h.col : most;
         if (!head_block(d, a, &h, xs, n_row)) return;
     }
+    cuda_head_join(d->stream, &h);
+    CUDA_LAUNCHED(d);
 }

@@ -46,18 +46,26 @@ void *cuda_scratch(struct cuda_dev *d, struct cuda_mem *m, size_t bytes) {
 
 // ---- uploads
 
+// Uploads lie one behind the other in a half; the other half is taken when one is full, and waited for only
+// where its copies are still going on.
+static bool turn_over(struct cuda_dev *d) {
+    if (!CUDA_OK(d, cudaEventRecord(d->staged[d->half], d->stream))) return false;
+    d->half = !d->half;
+    d->half_used = 0;
+    return CUDA_OK(d, cudaEventSynchronize(d->staged[d->half]));
+}
+
 void cuda_upload(struct cuda_dev *d, void *dst, size_t n, cuda_fill *fill, const void *ctx) {
+    const size_t all = d->tune.staging_bytes;
     for (size_t at = 0; at < n;) {
-        const size_t k = n - at < d->tune.staging_bytes ? n - at : d->tune.staging_bytes;
-        const int h = d->half;
-        unsigned char *from = d->staging + (h ? d->tune.staging_bytes : 0);
-        if (!CUDA_OK(d, cudaEventSynchronize(d->staged[h]))) return;
+        if (d->half_used == all && !turn_over(d)) return;
+        const size_t room = all - d->half_used, k = n - at < room ? n - at : room;
+        unsigned char *from = d->staging + (d->half ? all : 0) + d->half_used;
         fill(ctx, at, k, from);
         if (!CUDA_OK(d, cudaMemcpyAsync((unsigned char *)dst + at, from, k, cudaMemcpyHostToDevice,
-                                        d->stream)) ||
-            !CUDA_OK(d, cudaEventRecord(d->staged[h], d->stream)))
+                                        d->stream)))
             return;
-        d->half = !h;
+        d->half_used += k;
         at += k;
     }
 }
@@ -79,13 +87,14 @@ enum status cuda_buf_alloc(struct buf *b, struct err *e) {
     void *p = NULL;
     if (cudaSetDevice(d->ordinal) != cudaSuccess) FAIL(e, E_DEVICE, "GPU %d is gone", d->ordinal);
     TRY(mem_zalloc(&m, 1, sizeof *m, e));
-    if (b->kind == BUF_SEG) TRY(mem_zalloc(&m->seg, (size_t)b->n_row, b->row_bytes, e));
+    if (b->kind == BUF_SEG || b->kind == BUF_SAMPLE || b->kind == BUF_ADJUST)
+        TRY(mem_zalloc(&m->host, (size_t)b->n_row, b->row_bytes, e));
     TRY(cuda_take(d, (size_t)b->n_row * b->row_bytes, &p, e));
     m->p = p;
     b->data = m;
     m = NULL;
 done:
-    if (m != NULL) mem_free(m->seg);
+    if (m != NULL) mem_free(m->host);
     mem_free(m);
     return st;
 }
@@ -100,37 +109,51 @@ void cuda_buf_release(struct buf *b) {
         mem_free(m->plan[i].host);
     }
     cuda_give(d, m->p);
-    mem_free(m->seg);
+    mem_free(m->host);
     mem_free(m);
 }
 
-// Rows of BUF_SEG are read by the host as well: a copy of them stays there.
-static void keep_segs(struct buf *dst, int64_t row, int64_t n, const struct dev_seg *from) {
+// Rows of structs are read by the host as well: a copy of them stays there.
+static void keep_rows(struct buf *dst, int64_t row, int64_t n, const void *from) {
     struct cuda_buf *m = dst->data;
-    if (m->seg == NULL || n == 0) return;
-    memcpy(m->seg + row, from, (size_t)n * sizeof *from);
+    if (m->host == NULL || n == 0) return;
+    memcpy(m->host + (size_t)row * dst->row_bytes, from, (size_t)n * dst->row_bytes);
     m->version++;
+}
+
+static const void *kept_rows(const struct buf *src, int64_t row) {
+    const struct cuda_buf *m = src->data;
+    return m->host != NULL ? m->host + (size_t)row * src->row_bytes : NULL;
 }
 
 void cuda_write(struct dev *dev, struct buf *dst, int64_t row, int64_t n, const void *host) {
     struct cuda_dev *d = cuda_begin(dev, DEV_OTHER);
     cuda_wrote(d, dst);
-    keep_segs(dst, row, n, host);
+    keep_rows(dst, row, n, host);
     cuda_upload_bytes(d, cuda_at(dst, row), host, (size_t)n * dst->row_bytes);
 }
 
+// Through pinned memory, so that the copy is waited for with everything else: cuda_settle hands it on. What is
+// too large for that is copied where it belongs.
 void cuda_read(struct dev *dev, const struct buf *src, int64_t row, int64_t n, void *host) {
     struct cuda_dev *d = cuda_begin(dev, DEV_OTHER);
-    if (n > 0)
-        CUDA_OK(d, cudaMemcpyAsync(host, cuda_at(src, row), (size_t)n * src->row_bytes,
-                                   cudaMemcpyDeviceToHost, d->stream));
+    const size_t bytes = (size_t)n * src->row_bytes;
+    void *to = host;
+    if (n == 0) return;
+    if (bytes <= CUDA_READ_BYTES - d->read_used &&
+        mem_grow(&d->reads, &d->cap_reads, d->n_reads + 1, sizeof *d->reads, NULL) == OK) {
+        to = d->read_mem + d->read_used;
+        d->reads[d->n_reads++] = (struct cuda_read){host, to, bytes};
+        d->read_used += (bytes + 15) / 16 * 16;
+    }
+    CUDA_OK(d, cudaMemcpyAsync(to, cuda_at(src, row), bytes, cudaMemcpyDeviceToHost, d->stream));
 }
 
 void cuda_copy(struct dev *dev, struct buf *dst, int64_t dst_row, const struct buf *src,
                int64_t src_row, int64_t n) {
     struct cuda_dev *d = cuda_begin(dev, DEV_OTHER);
     cuda_wrote(d, dst);
-    keep_segs(dst, dst_row, n, cuda_segs(src) != NULL ? cuda_segs(src) + src_row : NULL);
+    keep_rows(dst, dst_row, n, kept_rows(src, src_row));
     if (n > 0)
         CUDA_OK(d,
                 cudaMemcpyAsync(cuda_at(dst, dst_row), cuda_at(src, src_row),
@@ -151,7 +174,7 @@ void cuda_copy_peer(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struc
     struct cuda_dev *from = cuda_of(src_dev), *to = cuda_of(dst_dev);
     cudaEvent_t ready = NULL, read = NULL;
     cuda_wrote(to, dst);
-    keep_segs(dst, dst_row, n, cuda_segs(src) != NULL ? cuda_segs(src) + src_row : NULL);
+    keep_rows(dst, dst_row, n, kept_rows(src, src_row));
     if (n == 0 || !after(from, to, &ready)) goto done;
     if (CUDA_OK(to, cudaMemcpyPeerAsync(cuda_at(dst, dst_row), to->ordinal, cuda_at(src, src_row),
                                         from->ordinal, (size_t)n * dst->row_bytes, to->stream)))
@@ -188,7 +211,7 @@ const struct cuda_item *cuda_plan_items(struct cuda_dev *d, const struct buf *se
     p->n_seg = n_seg;
     p->rows = rows;
     p->group = group;
-    const enum status st = plan_make(p, b->seg, &e);
+    const enum status st = plan_make(p, cuda_segs(seg), &e);
     if (st != OK) {
         dev_fail(&d->base, st, "%s", e.msg);
         return NULL;

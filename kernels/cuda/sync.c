@@ -90,7 +90,11 @@ void cuda_settle(struct cuda_dev *d) {
     if (asked)
         CUDA_OK(d, cudaMemcpyAsync(d->fault_host, d->fault, sizeof none, cudaMemcpyDeviceToHost,
                                    d->stream));
-    if (!CUDA_OK(d, cudaStreamSynchronize(d->stream))) return;
+    const bool waited = CUDA_OK(d, cudaStreamSynchronize(d->stream));
+    for (size_t i = 0; waited && i < d->n_reads; i++)
+        memcpy(d->reads[i].to, d->reads[i].from, d->reads[i].n);
+    d->n_reads = d->read_used = 0;
+    if (!waited) return;
     const unsigned long long fault = *d->fault_host;
     if (fault != none) {
         report(d, fault);

@@ -129,8 +129,16 @@ static inline double __longlong_as_double(long long i) {
     memcpy(&d, &i, sizeof d);
     return d;
 }
-static inline void atomicMin(unsigned long long *p, unsigned long long x) {
-    if (x < *p) *p = x;
+// Threads give way at barriers only, so that nothing comes between.
+template <typename T> static inline T atomicMin(T *p, T x) {
+    const T was = *p;
+    if (x < was) *p = x;
+    return was;
+}
+template <typename T> static inline T atomicAdd(T *p, T x) {
+    const T was = *p;
+    *p += x;
+    return was;
 }
 static inline void __syncthreads(void) {
     simt_barrier();

@@ -25,22 +25,27 @@ CUDA_DEVICE float cuda_f16_f32(uint16_t h) {
     return dtype_f16_to_f32(h);
 }
 
+CUDA_DEVICE float cuda_mul(float a, float b) {
+    return a * b;
+}
+
 // ---- warp
 
-struct simt_shuffle {
-    float x;
+template <typename T> struct simt_shuffle {
+    T x;
     int mask;
 };
+template <typename T>
 CUDA_DEVICE void simt_shuffle_all(const void *const in[32], void *const out[32]) {
     for (int l = 0; l < 32; l++) {
-        const simt_shuffle *own = static_cast<const simt_shuffle *>(in[l]);
-        *static_cast<float *>(out[l]) = static_cast<const simt_shuffle *>(in[l ^ own->mask])->x;
+        const simt_shuffle<T> *own = static_cast<const simt_shuffle<T> *>(in[l]);
+        *static_cast<T *>(out[l]) = static_cast<const simt_shuffle<T> *>(in[l ^ own->mask])->x;
     }
 }
-CUDA_DEVICE float cuda_shfl_xor(float x, int mask) {
-    const simt_shuffle in = {x, mask};
-    float out;
-    simt_warp(simt_shuffle_all, &in, &out);
+template <typename T> CUDA_DEVICE T cuda_shfl_xor(T x, int mask) {
+    const simt_shuffle<T> in = {x, mask};
+    T out;
+    simt_warp(simt_shuffle_all<T>, &in, &out);
     return out;
 }
 
