@@ -216,8 +216,7 @@ void ops_each_for(enum dev_purpose purpose, void (*body)(struct ops_run *)) {
                             .dev = ops_open(&list[i], 2),
                             .c = list[i],
                             .seed = 1234};
-        // Only the CPU has kernels of their own for steps.
-        if (purpose == DEV_BLOCKS || strcmp(dev_kind(r.dev), "cpu") == 0) body(&r);
+        body(&r);
         dev_close(r.ref);
         dev_close(r.dev);
     }

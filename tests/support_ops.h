@@ -12,10 +12,12 @@ struct ops_dev {
     enum cpu_isa isa; /* of the CPU; on GPUs a number without meaning */
     enum dtype compute;
     enum dev_purpose purpose;
+    bool int8;
 };
 int ops_list(struct ops_dev out[8]); /* all that this machine can run */
 /* Opens one: with 1 and with 2 threads, or two devices of the kind, which must compute the same bits. */
 struct dev *ops_open(const struct ops_dev *c, int n_thread);
+bool ops_cpu(void); /* of the cpu backend */
 /* Simulated: tests leave out what would take minutes. */
 bool ops_slow(void);
 

@@ -50,8 +50,8 @@ static void close_blas(struct cuda_dev *d) {
 static void cuda_close(struct dev *dev) {
     struct cuda_dev *d = cuda_of(dev);
     if (cudaSetDevice(d->ordinal) == cudaSuccess && d->stream != NULL) {
-        struct cuda_mem *all[] = {&d->operand, &d->panel, &d->partial, &d->logits,
-                                  &d->heads,   &d->raw,   &d->sampling};
+        struct cuda_mem *all[] = {&d->operand, &d->panel, &d->partial,  &d->logits,
+                                  &d->heads,   &d->raw,   &d->sampling, &d->attending};
         for (size_t i = 0; i < COUNTOF(all); i++) cuda_give(d, all[i]->p);
         cuda_give(d, d->fault);
         cudaStreamSynchronize(d->stream);
@@ -213,6 +213,7 @@ enum status cuda_open_with(struct dev **out, int ordinal, const struct cuda_tune
     struct cuda_dev *d = NULL;
     *out = NULL;
     TRY(dev_config_check(c, e));
+    if (c->int8) FAIL(e, E_UNSUPPORTED, "GPUs do not compute with int8 yet");
     TRY(mem_zalloc(&d, 1, sizeof *d, e));
     d->base.ops = &cuda_ops;
     d->base.cfg = *c;

@@ -111,7 +111,7 @@ struct cuda_dev {
     uint64_t clock; /* of releases */
 
     /* Scratch, which grows only. */
-    struct cuda_mem operand, panel, partial, logits, heads, raw, sampling;
+    struct cuda_mem operand, panel, partial, logits, heads, raw, sampling, attending;
     const struct buf *operand_of; /* whose rows `operand` holds, or NULL */
     int64_t operand_rows;
 
@@ -220,6 +220,9 @@ static inline size_t cuda_word(const struct cuda_dev *d) {
 /* Rows row..row+n-1 of a prepared matrix as operands [n, cuda_padded(n_in)], until the next call; NULL
  * after dev_fail. */
 const void *cuda_wt_panel(struct cuda_dev *d, const struct wt *w, int64_t row, int64_t n);
+/* The rows of a prepared matrix of a handle for steps, with their type and how far they lie apart. */
+const unsigned char *cuda_wt_stored(const struct cuda_dev *d, const struct wt *w, enum dtype *type,
+                                    size_t *row_bytes);
 /* The floats of a prepared vector; NULL for NULL. */
 const float *cuda_wt_floats(const struct wt *w);
 /* The rows of a prepared table as they are stored. */
@@ -234,6 +237,15 @@ void cuda_head(struct dev *d, const struct dev_head *a, int64_t n_row);
 bool cuda_head_begin(struct cuda_dev *d, const struct dev_head *a, int64_t n_row,
                      struct cuda_head *h);
 void cuda_gemm_free(struct cuda_dev *d);
+/* The same of a handle for steps (step.c). */
+void cuda_step_linear(struct cuda_dev *d, struct buf *y, const struct buf *x, const struct wt *w,
+                      const struct wt *bias, int64_t n_row);
+void cuda_step_head(struct cuda_dev *d, const struct dev_head *a, int64_t n_row);
+void cuda_step_attend(struct cuda_dev *d, const struct dev_attend *a, const struct cuda_attend *at,
+                      int64_t n_row);
+static inline bool cuda_steps(const struct cuda_dev *d) {
+    return d->base.cfg.purpose == DEV_STEPS;
+}
 void cuda_sample(struct dev *d, const struct dev_sample *a, int64_t n_row);
 void cuda_similar(struct dev *d, const struct dev_similar *a, int64_t n_row);
 void cuda_embed(struct dev *d, struct buf *y, const struct wt *table, const struct buf *ids,

@@ -72,12 +72,37 @@ CUDA_DEVICE float elem_plain(const unsigned char *p, enum dtype type, int64_t i)
     return type == DT_BF16 ? cuda_bf16_f32(h) : cuda_f16_f32(h);
 }
 
+// 16 elements of a plain type from an address that is a multiple of 16.
+CUDA_DEVICE void elem_words(float *out, const unsigned char *p, enum dtype type) {
+    const uint4 *from = reinterpret_cast<const uint4 *>(p);
+    for (int i = 0; i < (type == DT_F32 ? 4 : 2); i++) {
+        const uint4 u = from[i];
+        const uint32_t w[4] = {u.x, u.y, u.z, u.w};
+        for (int k = 0; k < 4; k++) {
+            if (type == DT_F32) {
+                out[4 * i + k] = __uint_as_float(w[k]);
+            } else if (type == DT_BF16) {
+                out[8 * i + 2 * k] = cuda_bf16_f32((bf16_t)w[k]);
+                out[8 * i + 2 * k + 1] = cuda_bf16_f32((bf16_t)(w[k] >> 16));
+            } else {
+                out[8 * i + 2 * k] = cuda_f16_f32((uint16_t)w[k]);
+                out[8 * i + 2 * k + 1] = cuda_f16_f32((uint16_t)(w[k] >> 16));
+            }
+        }
+    }
+}
+
 /* Elements k..k+15 of a stored row, k a multiple of 16, zeros from n on. Rows of plain types are aligned to
  * their elements. Returns whether all of them are finite. */
 CUDA_DEVICE bool elem_run(float *out, const unsigned char *row, enum dtype type, int64_t k,
                           int64_t n) {
     if (type == DT_F32 || type == DT_F16 || type == DT_BF16) {
-        for (int i = 0; i < ELEM_RUN; i++) out[i] = k + i < n ? elem_plain(row, type, k + i) : 0.0f;
+        const unsigned char *p = row + k * (type == DT_F32 ? 4 : 2);
+        if (k + ELEM_RUN <= n && (uintptr_t)p % 16 == 0)
+            elem_words(out, p, type);
+        else
+            for (int i = 0; i < ELEM_RUN; i++)
+                out[i] = k + i < n ? elem_plain(row, type, k + i) : 0.0f;
     } else if (type < DT_Q4_K) {
         const int bytes = type == DT_Q8_0   ? 34
                           : type == DT_Q4_0 ? 18

@@ -9,6 +9,7 @@ CUDA_DEVICE float logit(const struct cuda_head &p, int64_t row, int64_t k) {
     float x = p.c[row * p.n_col + k];
     if (p.bias != NULL) x += p.bias[k];
     x = cuda_mul(x, p.scale);
+    if (!elem_finite(x)) return x; // a cap would hide it
     return p.cap > 0.0f ? cuda_mul(p.cap, tanhf(x * p.inv_cap)) : x;
 }
 

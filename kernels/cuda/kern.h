@@ -111,8 +111,10 @@ struct cuda_store {
     const float *x;
     int64_t n_col;
     const struct dev_seg *seg;
-    const struct cuda_item *item; /* CUDA_STORE_ROWS tokens each */
-    int64_t n_item;
+    const struct cuda_item
+        *item;       /* CUDA_STORE_ROWS tokens each; NULL: item i, j is segment i's j-th */
+    int64_t n_item;  /* or of segments */
+    int64_t n_piece; /* without items: of a segment */
 };
 enum { CUDA_STORE_ROWS = 8 };
 void cuda_kv_store_rows(cudaStream_t s, const struct cuda_store *p);
@@ -139,6 +141,32 @@ void cuda_attend_mma(cudaStream_t s, const struct cuda_attend *p);
 enum { CUDA_ANY_ROWS = 16 };
 size_t cuda_attend_any_smem(int d_head);
 void cuda_attend_any(cudaStream_t s, const struct cuda_attend *p, bool bf16);
+
+/* ---- steps of few rows (step_linear.cu, step_attend.cu) */
+
+struct cuda_step_linear {
+    float *y;               /* [n_row, n_out] */
+    const void *x;          /* [n_row, k_pad] bf16 or f32, zeros behind n_in */
+    bool bf16;              /* x's type */
+    const unsigned char *w; /* [n_out] rows as they are stored */
+    enum dtype type;
+    size_t row_bytes;
+    const float *bias;                 /* or NULL */
+    int64_t n_row, n_out, n_in, k_pad; /* k_pad: n_in rounded up to 16 */
+};
+void cuda_step_linear_rows(cudaStream_t s, const struct cuda_step_linear *p);
+
+enum { CUDA_STEP_HEADS = 8 }; /* of a group, that share a read of a key */
+struct cuda_step_attend {
+    struct cuda_attend a; /* without items */
+    int n_seg, width;     /* width: d_head rounded up to 8 */
+    int64_t row0, n_row;  /* this batch */
+    int64_t n_tile;       /* tiles of a row at most */
+    float *max, *sum;     /* [n_row, n_head, n_tile] */
+    float *o;             /* [n_row, n_head, n_tile, d_head] */
+};
+size_t cuda_step_attend_smem(int width);
+void cuda_step_attend_rows(cudaStream_t s, const struct cuda_step_attend *p, bool bf16);
 
 /* ---- head (head.cu) */
 

@@ -11,7 +11,8 @@ CUDA_DEVICE void put(const struct cuda_store &p, int64_t row, int64_t k, float x
 }
 
 static __global__ void k_store(struct cuda_store p) {
-    const struct cuda_item item = p.item[blockIdx.x];
+    struct cuda_item item = {(int32_t)blockIdx.x, 0, (int64_t)blockIdx.y * CUDA_STORE_ROWS};
+    if (p.item != NULL) item = p.item[blockIdx.x];
     const struct dev_seg s = p.seg[item.seg];
     const int64_t left = s.n_row - item.first,
                   n = left < CUDA_STORE_ROWS ? left : (int64_t)CUDA_STORE_ROWS;
@@ -26,5 +27,6 @@ static __global__ void k_store(struct cuda_store p) {
 // ---- launchers
 
 extern "C" void cuda_kv_store_rows(cudaStream_t s, const struct cuda_store *p) {
-    CUDA_LAUNCH(k_store, (unsigned)p->n_item, THREADS, 0, s, *p);
+    const dim3 grid((unsigned)p->n_item, p->item != NULL ? 1u : (unsigned)p->n_piece);
+    CUDA_LAUNCH(k_store, grid, THREADS, 0, s, *p);
 }

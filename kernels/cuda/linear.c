@@ -101,6 +101,10 @@ void cuda_linear(struct dev *dev, struct buf *y, const struct buf *x, const stru
     const int64_t n = w->src.n_out, k = cuda_padded(d, w->src.n_in), rows = d->tune.rows;
     if (n_row == 0) return;
     cuda_wrote(d, y);
+    if (cuda_steps(d)) {
+        cuda_step_linear(d, y, x, w, bias, n_row);
+        return;
+    }
     const void *xs = operands(d, x, n_row), *ws = xs != NULL ? cuda_wt_panel(d, w, 0, n) : NULL;
     if (ws == NULL) return;
     for (int64_t b = 0; b < blocks_of(d, n_row); b++) {
@@ -169,7 +173,8 @@ bool cuda_head_begin(struct cuda_dev *d, const struct dev_head *a, int64_t n_row
 void cuda_head(struct dev *dev, const struct dev_head *a, int64_t n_row) {
     struct cuda_dev *d = cuda_begin(dev, DEV_HEAD);
     struct cuda_head h;
-    if (n_row == 0 || !cuda_head_begin(d, a, n_row, &h)) return;
+    if (n_row > 0 && cuda_steps(d)) cuda_step_head(d, a, n_row);
+    if (n_row == 0 || cuda_steps(d) || !cuda_head_begin(d, a, n_row, &h)) return;
     const int64_t most = h.n_vocab < d->tune.vocab ? h.n_vocab : d->tune.vocab;
     const void *xs = operands(d, a->x, n_row);
     h.c = cuda_scratch(d, &d->logits, (size_t)(d->tune.rows * most) * sizeof(float));

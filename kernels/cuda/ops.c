@@ -91,6 +91,13 @@ void cuda_clip(struct dev *dev, struct buf *y, double most, int64_t n_row) {
     CUDA_LAUNCHED(d);
 }
 
+static int64_t pieces_most(const struct dev_seg *seg, int n_seg) {
+    int64_t most = 1;
+    for (int i = 0; i < n_seg; i++)
+        if (seg[i].n_row > most) most = seg[i].n_row;
+    return (most + CUDA_STORE_ROWS - 1) / CUDA_STORE_ROWS;
+}
+
 void cuda_kv_store(struct dev *dev, struct buf *kv, const struct buf *x, const struct buf *seg,
                    int n_seg) {
     struct cuda_dev *d = cuda_begin(dev, DEV_ATTEND);
@@ -103,8 +110,13 @@ void cuda_kv_store(struct dev *dev, struct buf *kv, const struct buf *x, const s
                            .x = cuda_at(x, 0),
                            .n_col = kv->n_col,
                            .seg = cuda_at(seg, 0)};
-    p.item = cuda_plan_items(d, seg, 0, n_seg, CUDA_STORE_ROWS, 1, &p.n_item);
-    if (p.item == NULL) return;
+    if (cuda_steps(d)) { // segments of a row: nothing to plan, so that nothing but them changes
+        p.n_item = n_seg;
+        p.n_piece = pieces_most(cuda_segs(seg), n_seg);
+    } else {
+        p.item = cuda_plan_items(d, seg, 0, n_seg, CUDA_STORE_ROWS, 1, &p.n_item);
+        if (p.item == NULL) return;
+    }
     cuda_kv_store_rows(d->stream, &p);
     CUDA_LAUNCHED(d);
 }
@@ -114,9 +126,10 @@ void cuda_attend(struct dev *dev, const struct dev_attend *a, int64_t n_row) {
     if (!dev_host_segs_ok(dev, cuda_segs(a->seg), a->n_seg, n_row, a->k->n_row, true, true) ||
         n_row == 0)
         return;
-    const bool bf16 = a->k->dtype == DT_BF16;
-    const bool mma = bf16 && a->d_head <= 256 && cuda_attend_smem(a->d_head) <= d->smem_most;
-    if (!mma && cuda_attend_any_smem(a->d_head) > d->smem_most) {
+    const bool bf16 = a->k->dtype == DT_BF16, steps = cuda_steps(d);
+    const bool mma =
+        bf16 && !steps && a->d_head <= 256 && cuda_attend_smem(a->d_head) <= d->smem_most;
+    if (!mma && !steps && cuda_attend_any_smem(a->d_head) > d->smem_most) {
         dev_fail(dev, E_UNSUPPORTED, "heads of %d do not fit this GPU's shared memory", a->d_head);
         return;
     }
@@ -135,6 +148,10 @@ void cuda_attend(struct dev *dev, const struct dev_attend *a, int64_t n_row) {
                             .cap = a->softcap > 0 ? (float)a->softcap : 0.0f,
                             .inv_cap = a->softcap > 0 ? (float)(1 / a->softcap) : 0.0f,
                             .slopes = cuda_wt_floats(a->slopes)};
+    if (steps) {
+        cuda_step_attend(d, a, &p, n_row);
+        return;
+    }
     const int rows = mma ? cuda_attend_rows(a->d_head) : CUDA_ANY_ROWS;
     p.item = cuda_plan_items(d, a->seg, 1, a->n_seg, rows, p.group, &p.n_item);
     if (p.item == NULL) return;

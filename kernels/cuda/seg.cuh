@@ -32,16 +32,15 @@ struct piece {
     int64_t win_first, win0; // lowest window key; where the first window tile begins
 };
 
-CUDA_DEVICE struct piece piece_of(const struct cuda_attend &a, int64_t i, int rows) {
+CUDA_DEVICE struct piece piece_at(const struct dev_seg &s, int group, int64_t first, int rows) {
     struct piece p;
-    const struct cuda_item item = a.item[i];
-    p.s = a.seg[item.seg];
-    p.first = item.first;
-    p.group = a.group;
-    const int64_t left = (int64_t)p.s.n_row * a.group - p.first;
+    p.s = s;
+    p.first = first;
+    p.group = group;
+    const int64_t left = (int64_t)p.s.n_row * group - p.first;
     p.n = (int)(left < rows ? left : rows);
-    p.tok0 = p.first / a.group;
-    p.tok1 = (p.first + p.n - 1) / a.group;
+    p.tok0 = p.first / group;
+    p.tok1 = (p.first + p.n - 1) / group;
     const int64_t end = p.s.pos + p.tok1 + 1, sinks = p.s.n_sink < end ? p.s.n_sink : end;
     p.n_sink_tile = (int)((sinks + CUDA_KEYS - 1) / CUDA_KEYS);
     p.win_first = seg_first_win(p.s, p.tok0);
@@ -49,6 +48,11 @@ CUDA_DEVICE struct piece piece_of(const struct cuda_attend &a, int64_t i, int ro
     p.n_tile =
         p.n_sink_tile + (end > p.win_first ? (int)((end - p.win0 + CUDA_KEYS - 1) / CUDA_KEYS) : 0);
     return p;
+}
+
+CUDA_DEVICE struct piece piece_of(const struct cuda_attend &a, int64_t i, int rows) {
+    const struct cuda_item item = a.item[i];
+    return piece_at(a.seg[item.seg], a.group, item.first, rows);
 }
 
 // A tile: the position where it begins, and which of its keys rows of the piece see at all.

@@ -1,6 +1,6 @@
 /* Weights: uploaded once and kept while there is room. A matrix lies on the device as operands where they are no
  * larger than what the file holds (or must be turned round), else as it is stored, to be expanded when it is
- * used; a table as it is stored; a vector as floats.
+ * used; for steps as it is stored, unless it must be turned round; a table as it is stored; a vector as floats.
  *
  * When room is short, the weight that was let go last goes first: layers are used in a circle, and this way
  * the first ones stay. */
@@ -162,8 +162,10 @@ static bool shape(const struct cuda_dev *d, const struct wt *w, struct cuda_wt *
         !mem_mul((size_t)s->n_out, (size_t)cuda_padded(d, s->n_in), &panel) ||
         !mem_mul(panel, cuda_word(d), &panel))
         return false;
-    const bool as_panel = w->use == WT_MATRIX &&
-                          (panel <= stored || s->transposed || cuda_padded(d, s->n_in) != s->n_in);
+    const bool steps = d->base.cfg.purpose == DEV_STEPS;
+    const bool as_panel =
+        w->use == WT_MATRIX &&
+        (s->transposed || (!steps && (panel <= stored || cuda_padded(d, s->n_in) != s->n_in)));
     k->form = as_panel ? PANEL : STORED;
     k->bytes = as_panel ? panel : stored;
     return true;
@@ -256,4 +258,13 @@ const void *cuda_wt_panel(struct cuda_dev *d, const struct wt *w, int64_t row, i
     x.n_row = n;
     cuda_expand_rows(d->stream, &x);
     return CUDA_LAUNCHED(d) ? x.dst : NULL;
+}
+
+const unsigned char *cuda_wt_stored(const struct cuda_dev *d, const struct wt *w, enum dtype *type,
+                                    size_t *row_bytes) {
+    const struct cuda_wt *k = w->state;
+    *type = k->form == PANEL ? d->base.cfg.compute : w->src.dtype;
+    *row_bytes = k->form == PANEL ? (size_t)cuda_padded(d, w->src.n_in) * cuda_word(d)
+                                  : dtype_row_bytes(w->src.dtype, w->src.n_in);
+    return k->mem;
 }

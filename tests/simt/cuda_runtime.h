@@ -124,6 +124,11 @@ static inline uint32_t __float_as_uint(float f) {
     memcpy(&u, &f, sizeof u);
     return u;
 }
+static inline float __uint_as_float(uint32_t u) {
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
 static inline double __longlong_as_double(long long i) {
     double d;
     memcpy(&d, &i, sizeof d);
