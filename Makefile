@@ -51,14 +51,15 @@ CMD  := $(patsubst %.c,$(OUT)/%.o,$(wildcard cmd/*.c))
 LIB  := $(OUT)/libbasin.a
 BIN  := $(OUT)/basin
 TEST_SUPPORT := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/support_*.c))
-TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(filter-out tests/test_cuda.c,$(wildcard tests/test_*.c)))
+TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(filter-out tests/test_cuda%,$(wildcard tests/test_*.c)))
 # The GPU's kernels on the CPU (tests/simt/): the .cu files as C++, with a stand-in of CUDA in front.
 HAVE_CXX  := $(shell $(CC) -x c++ -include new -fsyntax-only /dev/null 2>/dev/null && echo 1)
 SIMT_SRC  := $(filter-out kernels/cuda/blas.c,$(wildcard kernels/cuda/*.c kernels/cuda/*.cu tests/simt/*.c tests/simt/*.cu))
 SIMT_OBJ  := $(patsubst %.c,$(OUT)/simt/%.o,$(patsubst %.cu,$(OUT)/simt/%.cu.o,$(SIMT_SRC)))
-ON_CUDA   := ops attend quant span_dev sample decode
+ON_CUDA   := ops attend quant span_dev sample decode stream_dev
+ON_SIMT   := cuda cuda_graph
 SIMT_TESTS := $(if $(HAVE_CXX),$(patsubst %,$(OUT)/tests/test_cuda_%,$(ON_CUDA)))
-SIMT_TESTS += $(if $(HAVE_CXX),$(OUT)/tests/test_cuda)
+SIMT_TESTS += $(if $(HAVE_CXX),$(ON_SIMT:%=$(OUT)/tests/test_%))
 GPU_TESTS := $(patsubst %,$(OUT)/gpu/tests/test_%,$(ON_CUDA))
 
 .PHONY: all check-deps
@@ -117,7 +118,7 @@ $(OUT)/simt/%.cu.o: %.cu Makefile
 	$(CC) -x c++ -std=c++17 $(CFLAGS) $(SAN) $(KERNEL_CFLAGS) -Wall -Wextra -Wno-unknown-pragmas -fno-strict-aliasing $(if $(WERROR),-Werror) -fno-exceptions -fno-rtti -D_GNU_SOURCE -Itests/simt -I. -MMD -MP -c $< -o $@
 $(patsubst %,$(OUT)/tests/test_cuda_%,$(ON_CUDA)): $(OUT)/tests/test_cuda_%: $(OUT)/tests/test_%.o $(SIMT_OBJ) $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
-$(OUT)/tests/test_cuda: $(OUT)/simt/tests/test_cuda.o $(SIMT_OBJ) $(TEST_SUPPORT) $(LIB)
+$(ON_SIMT:%=$(OUT)/tests/test_%): $(OUT)/tests/%: $(OUT)/simt/tests/%.o $(SIMT_OBJ) $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
 $(OUT)/gpu/tests/%: $(OUT)/tests/%.o $(OUT)/tests/devs_gpu.o $(TEST_SUPPORT) $(LIB)
 	@mkdir -p $(@D)
@@ -125,7 +126,7 @@ $(OUT)/gpu/tests/%: $(OUT)/tests/%.o $(OUT)/tests/devs_gpu.o $(TEST_SUPPORT) $(L
 $(OUT)/tools/bench/%: $(OUT)/tools/bench/%.o $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -o $@
 .SECONDARY:
--include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d) $(SIMT_OBJ:.o=.d) $(OUT)/simt/tests/test_cuda.d $(wildcard $(OUT)/tests/devs_*.d)
+-include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d) $(SIMT_OBJ:.o=.d) $(ON_SIMT:%=$(OUT)/simt/tests/test_%.d) $(wildcard $(OUT)/tests/devs_*.d)
 
 .PHONY: setup demo test test-gpu test-all test-programs asan ubsan tsan valgrind fuzz fuzz-programs fuzz-link fuzz-coverage lint format man install clean help bench
 setup: ## install what is missing (Debian packages); PREFIX=DIR: unpack it there, without root

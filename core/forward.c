@@ -71,6 +71,7 @@ void fwd_close(struct fwd *f) {
         buf_free(f->classes[c].seg);
         mem_free(f->classes[c].host);
     }
+    dev_replay_free(f->replay);
     mem_free(f->classes);
     mem_free(f->host_abs);
     mem_free(f->host_query);
@@ -83,6 +84,12 @@ enum status fwd_keep_logits(struct fwd *f, struct err *e) {
     if (f->logits != NULL) return OK;
     return buf_new(&f->logits, f->mo->dev, BUF_ACT, f->n_row_most,
                    model_arch(f->mo->model)->n_vocab, e);
+}
+
+enum status fwd_repeats(struct fwd *f, struct err *e) {
+    // Rows that turn unlike the others are written in the middle of a block.
+    if (f->some_ang != NULL || f->replay != NULL) return OK;
+    return dev_replay_new(&f->replay, f->mo->dev, e);
 }
 
 /* ---- who sees what, for this block ---- */
@@ -311,6 +318,10 @@ static void layer(struct fwd *f, int64_t l, struct wt *const *w, const struct fw
     dev_add(d, f->x, f->y, by, n_row);
 }
 
+static bool asked(const struct span_stop *stop) {
+    return stop != NULL && stop->asked != NULL && stop->asked(stop->ctx);
+}
+
 static enum status layers(struct fwd *f, const struct fwd_block *b, const struct span_stop *stop,
                           struct err *e) {
     enum status st = OK;
@@ -320,9 +331,7 @@ static enum status layers(struct fwd *f, const struct fwd_block *b, const struct
         dev_weights_prepare(d, w, ARCH_ROLE_COUNT);
         layer(f, l, w, &b->keys, b->n_row);
         dev_weights_release(d, w, ARCH_ROLE_COUNT);
-        if (stop != NULL && stop->asked != NULL && stop->asked(stop->ctx)) {
-            FAIL(e, E_CANCEL, "stopped on request");
-        }
+        if (asked(stop)) FAIL(e, E_CANCEL, "stopped on request");
     }
 done:
     return st;
@@ -404,6 +413,30 @@ static void head(struct fwd *f, int64_t n_row) {
     dev_head(f->mo->dev, &p, n_row);
 }
 
+static enum status operations(struct fwd *f, const struct fwd_block *b,
+                              const struct span_stop *stop, struct err *e) {
+    struct dev *d = f->mo->dev;
+    angles(f, b->n_row);
+    dev_weights_prepare(d, f->mo->top, ARCH_ROLE_COUNT);
+    embed(f, b->n_row);
+    const enum status st = layers(f, b, stop, e);
+    if (st == OK) head(f, b->n_row);
+    dev_weights_release(d, f->mo->top, ARCH_ROLE_COUNT);
+    return st;
+}
+
+// As recorded, where the device has recorded them: one question then stands for those between layers.
+static enum status repeat(struct fwd *f, const struct fwd_block *b, const struct span_stop *stop,
+                          struct err *e) {
+    int64_t key[2 + MODEL_MAX_CLASS] = {b->n_row, f->sinks_turn};
+    for (int c = 0; c < f->mo->n_class; c++) key[2 + c] = f->classes[c].n_seg;
+    if (asked(stop)) return err_fail(e, E_CANCEL, "stopped on request");
+    if (dev_replay_begin(f->replay, key, sizeof key)) return OK;
+    const enum status st = operations(f, b, stop, e);
+    dev_replay_end(f->replay, st == OK);
+    return st;
+}
+
 enum status fwd_run(struct fwd *f, const struct fwd_block *b, const struct span_stop *stop,
                     struct err *e) {
     enum status st = OK;
@@ -411,12 +444,7 @@ enum status fwd_run(struct fwd *f, const struct fwd_block *b, const struct span_
     TRY(send_plan(f, b->n_row, e));
     dev_write(d, f->ids, 0, b->n_row, b->ids);
     dev_write(d, f->targets, 0, b->n_row, b->targets);
-    angles(f, b->n_row);
-    dev_weights_prepare(d, f->mo->top, ARCH_ROLE_COUNT);
-    embed(f, b->n_row);
-    st = layers(f, b, stop, e);
-    if (st == OK) head(f, b->n_row);
-    dev_weights_release(d, f->mo->top, ARCH_ROLE_COUNT);
+    st = f->replay != NULL ? repeat(f, b, stop, e) : operations(f, b, stop, e);
 done:
     return st;
 }

@@ -40,6 +40,7 @@ struct fwd {
     int64_t *host_abs, *host_query; /* owned [n_row_most] */
     int32_t *host_rows;             /* owned [n_row_most] */
     bool *host_past; /* owned [n_row_most]: turns by the angles past the original context */
+    struct dev_replay *replay; /* or NULL: see fwd_repeats */
     bool sinks_turn; /* queries turn, and some row meets sinks at another position than its own */
 };
 
@@ -48,6 +49,10 @@ enum status fwd_open(struct fwd **out, const struct model_on *mo, int64_t n_row,
 void fwd_close(struct fwd *f);
 /* From now on the logits of a run's rows are kept. */
 enum status fwd_keep_logits(struct fwd *f, struct err *e) WARN_UNUSED;
+
+/* Blocks of few rows come again and again, with all weights prepared: a device that can play them again as a
+ * whole does so from now on. */
+enum status fwd_repeats(struct fwd *f, struct err *e) WARN_UNUSED;
 
 /* Whether the model can compute tokens pos .. pos + n - 1 of a document under the rule. E_ARG: its
  * positions end before them, or they see more keys than the model is defined for. */

@@ -92,6 +92,7 @@ enum status stream_open(struct stream **out, const struct model_on *mo,
     s->n_top = c->n_logprob > c->n_candidate ? c->n_logprob : c->n_candidate;
     status = fwd_open(&s->fwd, mo, n_row, e);
     if (status == OK) status = fwd_keep_logits(s->fwd, e);
+    if (status == OK) status = fwd_repeats(s->fwd, e);
     if (status == OK) status = mem_zalloc(&s->slots, (size_t)c->n_stream, sizeof *s->slots, e);
     if (status == OK) status = mem_zalloc(&s->k, n_layer, sizeof *s->k, e);
     if (status == OK) status = mem_zalloc(&s->v, n_layer, sizeof *s->v, e);

@@ -116,7 +116,8 @@ enum status stream_slot_check(const struct stream *st, const struct stream_how *
 
 /* ---- sampling (stream_sample.c) ---- */
 
-/* Samples for every slot whose logits_row is set: tokens and events, or the next candidates. */
+/* Samples for every slot whose logits_row is set: tokens and events, or the next candidates. Waits for all
+ * that the step has queued. */
 enum status stream_sample(struct stream *st, struct err *e) WARN_UNUSED;
 /* Slot s has generated a token: counts it, ends the stream where it ends, makes the event. */
 void stream_accept(struct stream *st, struct stream_slot *s, int32_t id, double logp, int n_top);

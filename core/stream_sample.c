@@ -103,7 +103,7 @@ static enum status run_table(struct stream *st, struct err *e) {
     dev_read(d, st->b_top_id, 0, n_top, st->top_id);
     dev_read(d, st->b_top_logp, 0, n_top, st->top_logp);
     dev_read(d, st->b_top_adjusted, 0, n_top, st->top_adjusted);
-    return dev_sync(d, e);
+    return fwd_finish(st->fwd, OK, e);
 }
 
 /* ---- results ---- */
@@ -141,7 +141,8 @@ static void take_candidates(const struct stream *st, struct stream_slot *s, int 
 
 enum status stream_sample(struct stream *st, struct err *e) {
     enum status status = fill_table(st, e);
-    if (status != OK || st->n_sample == 0) return status;
+    if (status != OK) return status;
+    if (st->n_sample == 0) return fwd_finish(st->fwd, OK, e);
     status = run_table(st, e);
     if (status != OK) return status;
     for (int r = 0; r < st->n_sample; r++) {

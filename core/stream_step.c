@@ -99,6 +99,7 @@ static enum status run(struct stream *st, const struct span_stop *stop, struct e
         dev_similar(d, &a, s->n_row);
         any = true;
     }
+    if (status == OK && !any) return OK; // waited for with what is sampled
     if (any) dev_read(d, st->b_similar, 0, st->n_row, st->similar);
     return fwd_finish(st->fwd, status, e);
 }

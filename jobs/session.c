@@ -204,10 +204,13 @@ enum status session_start(struct session *s, struct err *e) {
         TRY(open_gpu(s, want, &c, e));
     }
     TRY(model_on_open(&s->mo, s->model, s->dev, e));
-    if (s->man->job == MAN_GENERATE && strcmp(dev_kind(s->dev), "cpu") == 0) {
+    if (s->man->job == MAN_GENERATE && strcmp(dev_kind(s->dev), "ref") != 0) {
         struct dev_config steps = c;
         steps.purpose = DEV_STEPS;
-        TRY(dev_open_cpu(&s->step_dev, &steps, e));
+        if (strcmp(dev_kind(s->dev), "cuda") == 0)
+            TRY(dev_open_cuda(&s->step_dev, dev_ordinal(s->dev), &steps, e));
+        else
+            TRY(dev_open_cpu(&s->step_dev, &steps, e));
         TRY(model_on_open(&s->step_mo, s->model, s->step_dev, e));
     }
     settle_streams(s);

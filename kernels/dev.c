@@ -35,6 +35,10 @@ const char *dev_kind(const struct dev *d) {
     return d->ops->kind;
 }
 
+int dev_ordinal(const struct dev *d) {
+    return d->ordinal;
+}
+
 const char *dev_describe(const struct dev *d) {
     return d->describe;
 }

@@ -33,7 +33,7 @@ enum dev_purpose {
     DEV_BLOCKS, /* blocks of many rows: matrices are expanded when they are prepared */
     DEV_STEPS   /* steps of few rows: matrices stay as stored and are read once for all rows. Every
                    operation takes any number of rows and gives a row the same bits alone or among
-                   others; they agree with DEV_BLOCKS within the budgets of the compute dtype. cpu;
+                   others; they agree with DEV_BLOCKS within the budgets of the compute dtype.
                    ref does not care */
 };
 
@@ -46,7 +46,7 @@ struct dev_config {
     enum dev_purpose purpose;
     bool int8; /* DEV_STEPS, DT_BF16: rows that meet quantized matrices are rounded to int8, by a
                   scale per row and 32 elements (16 for Q6_K): faster, and a class of precision of its
-                  own (tests/test_decode.c). ref: does nothing */
+                  own (tests/test_decode.c). ref: does nothing; cuda: E_UNSUPPORTED */
 };
 
 enum status dev_open_ref(struct dev **out, const struct dev_config *c, struct err *e) WARN_UNUSED;
@@ -61,6 +61,7 @@ void dev_close(struct dev *d);
 
 const char *dev_kind(const struct dev *d); /* "ref", "cpu", "cuda": the `device` of a result row */
 const char *dev_describe(const struct dev *d); /* for people: "cpu avx512 bf16, 2 threads" */
+int dev_ordinal(const struct dev *d);          /* of a GPU, as it was opened; else 0 */
 enum dtype dev_kv_dtype(const struct dev *d);  /* element type of BUF_KV buffers */
 
 /* Waits for everything queued; reports and clears the sticky error ("attend: ..."). */
@@ -341,6 +342,28 @@ enum status dev_event_new(struct dev_event **out, struct dev *d, struct err *e) 
 void dev_event_free(struct dev_event *ev);
 void dev_event_record(struct dev *d, struct dev_event *ev);
 void dev_event_wait(struct dev *d, const struct dev_event *ev);
+
+/* ---- sequences that repeat
+ *
+ * A sequence of operations that is the same from step to step but for what lies in its buffers may be played
+ * again as a whole, where the device can do that (a GPU opened for DEV_STEPS; elsewhere *out is NULL, and the
+ * functions take that for "run it"):
+ *
+ *     dev_write(...);                           what changes from step to step
+ *     if (!dev_replay_begin(r, &key, sizeof key)) {
+ *         ... the operations, without dev_write, dev_read, dev_sync or preparing weights ...
+ *         dev_replay_end(r, true);
+ *     }
+ *
+ * The key (at most 64 bytes, no padding) says all that decides which operations these are; buffers may be
+ * freed and made anew, segments change, as they like. True: the operations are queued, and must be left out.
+ * With `whole` false the sequence has been given up: what was recorded of it is forgotten, and may or may not
+ * have run. Its time counts as DEV_OTHER once it is played. Errors of the operations stick as always. */
+struct dev_replay;
+enum status dev_replay_new(struct dev_replay **out, struct dev *d, struct err *e) WARN_UNUSED;
+void dev_replay_free(struct dev_replay *r); /* NULL allowed */
+bool dev_replay_begin(struct dev_replay *r, const void *key, size_t n);
+void dev_replay_end(struct dev_replay *r, bool whole);
 
 /* Seconds spent per stage since the handle was opened, for `bench` and run records. */
 enum dev_stage {

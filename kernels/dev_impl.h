@@ -31,7 +31,12 @@ struct dev_event {
     void *state;     /* owned by the backend */
 };
 
-/* One per backend; static const; every entry but `measure`, `mlp`, `sample` and `similar` is there. */
+struct dev_replay {
+    struct dev *dev; /* borrowed */
+    void *state;     /* owned by the backend */
+};
+
+/* One per backend; static const; every entry but `measure`, `mlp` and those of `replay` is there. */
 struct dev_ops {
     const char *kind;
     void (*close)(struct dev *d);
@@ -77,6 +82,12 @@ struct dev_ops {
     void (*copy_peer)(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struct dev *src_dev,
                       const struct buf *src, int64_t src_row, int64_t n);
 
+    /* Optional, all or none. */
+    enum status (*replay_open)(struct dev_replay *r, struct err *e);
+    void (*replay_close)(struct dev_replay *r);
+    bool (*replay_begin)(struct dev_replay *r, const void *key, size_t n);
+    void (*replay_end)(struct dev_replay *r, bool whole);
+
     enum status (*event_open)(struct dev_event *ev, struct err *e);
     void (*event_close)(struct dev_event *ev);
     void (*event_record)(struct dev *d, struct dev_event *ev);
@@ -88,6 +99,7 @@ struct dev {
     const struct dev_ops *ops; /* static */
     struct dev_config cfg;
     enum dtype act, kv; /* element types of BUF_ACT (and BUF_ANGLE) and of BUF_KV */
+    int ordinal;
     char describe[96];
     const char *op; /* name of the operation at work: static text */
     struct err err; /* sticky */

@@ -283,10 +283,6 @@ void dev_sample(struct dev *d, const struct dev_sample *a, int64_t n_row) {
         !is_buf(d, a->logp, BUF_LOGP, n_row, 1, "logp") || !top_ok(d, a, n_row))
         return;
     if (a->adjust != NULL && !is_buf(d, a->adjust, BUF_ADJUST, 0, 1, "adjust")) return;
-    if (d->ops->sample == NULL) {
-        dev_fail(d, E_UNSUPPORTED, "not on this device yet: take the CPU");
-        return;
-    }
     const int64_t t0 = clock_ns();
     d->ops->sample(d, a, n_row);
     took(d, DEV_HEAD, t0);
@@ -301,10 +297,6 @@ void dev_similar(struct dev *d, const struct dev_similar *a, int64_t n_row) {
         !is_buf(d, a->x, BUF_ACT, a->row + n_row, a->y->n_col, "x") ||
         !is_buf(d, a->out, BUF_LOGP, a->out_row + n_row, 1, "out"))
         return;
-    if (d->ops->similar == NULL) {
-        dev_fail(d, E_UNSUPPORTED, "not on this device yet: take the CPU");
-        return;
-    }
     const int64_t t0 = clock_ns();
     d->ops->similar(d, a, n_row);
     took(d, DEV_OTHER, t0);
@@ -364,6 +356,35 @@ void dev_copy_peer(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struct
     if (src_dev->err.code != OK && src_dev != dst_dev)
         dev_fail(dst_dev, src_dev->err.code, "source: %s", src_dev->err.msg);
     took(dst_dev, DEV_OTHER, t0);
+}
+
+enum status dev_replay_new(struct dev_replay **out, struct dev *d, struct err *e) {
+    struct dev_replay *r = NULL;
+    *out = NULL;
+    if (d->ops->replay_open == NULL) return OK;
+    enum status st = mem_zalloc(&r, 1, sizeof *r, e);
+    if (st != OK) return st;
+    r->dev = d;
+    st = d->ops->replay_open(r, e);
+    if (st == OK)
+        *out = r;
+    else
+        mem_free(r);
+    return st;
+}
+
+void dev_replay_free(struct dev_replay *r) {
+    if (r == NULL) return;
+    r->dev->ops->replay_close(r);
+    mem_free(r);
+}
+
+bool dev_replay_begin(struct dev_replay *r, const void *key, size_t n) {
+    return r != NULL && begin(r->dev, "replay") && r->dev->ops->replay_begin(r, key, n);
+}
+
+void dev_replay_end(struct dev_replay *r, bool whole) {
+    if (r != NULL) r->dev->ops->replay_end(r, whole);
 }
 
 enum status dev_event_new(struct dev_event **out, struct dev *d, struct err *e) {

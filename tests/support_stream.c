@@ -17,12 +17,26 @@ void gen_rig_open(struct gen_rig *r, const char *path, int isa, int threads, enu
     struct err e = {0};
     const struct dev_config c = {
         .n_thread = threads, .isa = isa < 0 ? CPU_PORTABLE : (enum cpu_isa)isa, .compute = dtype};
+    struct dev *d = NULL;
+    gen_must(isa < 0 ? dev_open_ref(&d, &c, &e) : dev_open_cpu(&d, &c, &e), &e);
+    gen_rig_on(r, path, d, NULL);
+}
+
+void gen_rig_on(struct gen_rig *r, const char *path, struct dev *dev, struct dev *step_dev) {
+    struct err e = {0};
+    *r = (struct gen_rig){.dev = dev, .step_dev = step_dev};
     gen_must(model_open(&r->model, path, &e), &e);
-    gen_must(isa < 0 ? dev_open_ref(&r->dev, &c, &e) : dev_open_cpu(&r->dev, &c, &e), &e);
-    gen_must(model_on_open(&r->on, r->model, r->dev, &e), &e);
+    gen_must(model_on_open(&r->on, r->model, dev, &e), &e);
+    if (step_dev != NULL) gen_must(model_on_open(&r->step_on, r->model, step_dev, &e), &e);
+}
+
+static const struct model_on *streams_on(const struct gen_rig *r) {
+    return r->step_on != NULL ? r->step_on : r->on;
 }
 
 void gen_rig_close(struct gen_rig *r) {
+    model_on_close(r->step_on);
+    dev_close(r->step_dev);
     model_on_close(r->on);
     dev_close(r->dev);
     model_close(r->model);
@@ -66,7 +80,7 @@ enum status gen_try_enter(const struct gen_rig *r, struct stream *st, struct gen
     struct cache *c = NULL;
     struct stream_past *past = NULL;
     const int64_t by_span = d->by_span < 0 ? d->n_prompt - 1 : d->by_span;
-    gen_must(stream_past_open(&past, r->on, &d->how, e), e);
+    gen_must(stream_past_open(&past, streams_on(r), &d->how, e), e);
     gen_must(cache_open(&c, r->on, &d->rule, e), e);
     if (by_span > 0) gen_span(r, c, past, d->prompt, by_span);
     const struct stream_entry in = {c, &past, &d->how, d->prompt + by_span, d->n_prompt - by_span};
@@ -97,6 +111,11 @@ static void doc_take(struct gen_doc *d, const struct stream_event *ev) {
 void gen_step(struct stream *st, struct gen_doc *const *docs, int n) {
     struct err e = {0};
     gen_must(stream_step(st, NULL, &e), &e);
+    gen_take(st, docs, n);
+}
+
+void gen_take(struct stream *st, struct gen_doc *const *docs, int n) {
+    struct err e = {0};
     int before = -1;
     for (int i = 0; i < stream_events(st); i++) {
         const struct stream_event *ev = stream_event(st, i);
@@ -117,7 +136,7 @@ struct stream *gen_engine(const struct gen_rig *r, int n_stream, int n_candidate
     struct stream *st = NULL;
     const struct stream_config c = {
         .n_stream = n_stream, .n_candidate = n_candidate, .n_logprob = 5};
-    gen_must(stream_open(&st, r->on, &c, &e), &e);
+    gen_must(stream_open(&st, streams_on(r), &c, &e), &e);
     return st;
 }
 
@@ -136,4 +155,26 @@ void gen_same(const char *what, const struct gen_doc *a, const struct gen_doc *b
         if (a->ids[i] != b->ids[i] || memcmp(&a->logp[i], &b->logp[i], sizeof a->logp[i]) != 0)
             fail_msg("%s: token %d is %d (%.17g), not %d (%.17g)", what, (int)i, b->ids[i],
                      b->logp[i], a->ids[i], a->logp[i]);
+}
+
+struct stream *gen_move(const struct gen_rig *r, struct stream *st, struct gen_doc *const *docs,
+                        int n, int n_slot) {
+    struct err e = {0};
+    static struct sbuf saved[64];
+    assert_true(n <= 64);
+    for (int i = 0; i < n; i++) {
+        sbuf_init(&saved[i]);
+        if (docs[i]->slot >= 0) gen_must(stream_save(st, docs[i]->slot, &saved[i], &e), &e);
+    }
+    stream_close(st);
+    st = gen_engine(r, n_slot, 4);
+    for (int i = n - 1; i >= 0; i--) { // into other slots
+        if (docs[i]->slot >= 0) {
+            struct stream_saved in = {&docs[i]->rule, &docs[i]->how, saved[i].s, saved[i].n, 0};
+            gen_must(stream_restore(st, &in, &docs[i]->slot, &e), &e);
+            assert_int_equal(in.used, saved[i].n);
+        }
+        sbuf_fini(&saved[i]);
+    }
+    return st;
 }

@@ -138,29 +138,6 @@ static void test_threads_same_bits(void **state) {
 
 /* ---- saves ---- */
 
-/* Whenever `when` says so, every stream is saved, all engines are closed, and they go on in new ones. */
-static struct stream *move_on(const struct gen_rig *r, struct stream *st, int n, int n_slot) {
-    struct err e = {0};
-    static struct sbuf saved[CROWD];
-    for (int i = 0; i < n; i++) {
-        sbuf_init(&saved[i]);
-        if (together[i].slot < 0) continue;
-        gen_must(stream_save(st, together[i].slot, &saved[i], &e), &e);
-    }
-    stream_close(st);
-    st = gen_engine(r, n_slot, 4);
-    for (int i = n - 1; i >= 0; i--) { // into other slots
-        if (together[i].slot >= 0) {
-            struct stream_saved in = {&together[i].rule, &together[i].how, saved[i].s, saved[i].n,
-                                      0};
-            gen_must(stream_restore(st, &in, &together[i].slot, &e), &e);
-            assert_int_equal(in.used, saved[i].n);
-        }
-        sbuf_fini(&saved[i]);
-    }
-    return st;
-}
-
 static void test_save_and_restore(void **state) {
     (void)state;
     enum { N = 24 };
@@ -175,7 +152,7 @@ static void test_save_and_restore(void **state) {
         gen_enter(&r, st, &together[i]);
     }
     for (int steps = 0; stream_live(st) > 0; steps++) {
-        if (steps % 17 == 1) st = move_on(&r, st, N, N);
+        if (steps % 17 == 1) st = gen_move(&r, st, docs, N, N);
         gen_step(st, docs, N);
     }
     compare("restored", N);

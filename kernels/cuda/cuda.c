@@ -95,6 +95,10 @@ static const struct dev_ops cuda_ops = {
     .head = cuda_head,
     .sample = cuda_sample,
     .similar = cuda_similar,
+    .replay_open = cuda_replay_open,
+    .replay_close = cuda_replay_close,
+    .replay_begin = cuda_replay_begin,
+    .replay_end = cuda_replay_end,
     .copy = cuda_copy,
     .copy_peer = cuda_copy_peer,
     .event_open = event_open,
@@ -220,7 +224,7 @@ enum status cuda_open_with(struct dev **out, int ordinal, const struct cuda_tune
     d->base.act = DT_F32;
     d->base.kv = c->compute;
     d->base.op = "open";
-    d->ordinal = ordinal;
+    d->ordinal = d->base.ordinal = ordinal;
     d->tune = *t;
     TRY(find(d, e));
     TRY(cuda_blas_open(&d->blas, e));

@@ -105,6 +105,9 @@ struct cuda_dev {
     unsigned long long *fault, *fault_host; /* owned: device; pinned */
     struct cuda_watched watched[CUDA_WATCHES];
     uint32_t n_watched;
+    uint64_t generation;        /* counts memory that was taken or given back */
+    struct cuda_record *noting; /* borrowed: a sequence at work (replay.c), or NULL */
+    bool capturing;             /* what is queued goes into a graph */
 
     struct cuda_wt **kept; /* owned: weights in device memory or known to be good */
     size_t n_kept, cap_kept;
@@ -204,6 +207,25 @@ void cuda_copy(struct dev *d, struct buf *dst, int64_t dst_row, const struct buf
                int64_t src_row, int64_t n);
 void cuda_copy_peer(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struct dev *src_dev,
                     const struct buf *src, int64_t src_row, int64_t n);
+
+/* ---- sequences that repeat (replay.c) */
+
+struct cuda_record;
+/* What a launch of the sequence took from segments: they must fit it when it is launched again. */
+struct cuda_condition {
+    const struct buf *seg; /* borrowed: as long as the generation is the same */
+    int n_seg;
+    bool attends; /* else they are stored by */
+    int64_t n_row, kv_rows;
+    int64_t grid; /* tiles, or pieces, of a row or segment at most */
+};
+void cuda_note_segs(struct cuda_dev *d, const struct cuda_condition *c);
+int64_t cuda_step_tiles(const struct dev_seg *seg, int n_seg);
+int64_t cuda_store_pieces(const struct dev_seg *seg, int n_seg);
+enum status cuda_replay_open(struct dev_replay *r, struct err *e);
+void cuda_replay_close(struct dev_replay *r);
+bool cuda_replay_begin(struct dev_replay *r, const void *key, size_t n);
+void cuda_replay_end(struct dev_replay *r, bool whole);
 
 /* ---- weights (weights.c) */
 

@@ -6,6 +6,8 @@
 
 enum status cuda_take(struct cuda_dev *d, size_t bytes, void **out, struct err *e) {
     *out = NULL;
+    if (d->capturing) return err_fail(e, E_BUG, "memory while operations are recorded");
+    d->generation++;
     cudaError_t st = cudaMallocAsync(out, bytes > 0 ? bytes : 1, d->stream);
     while (st == cudaErrorMemoryAllocation && cuda_wt_evict(d)) {
         cudaGetLastError();
@@ -27,6 +29,7 @@ enum status cuda_take(struct cuda_dev *d, size_t bytes, void **out, struct err *
 
 void cuda_give(struct cuda_dev *d, void *p) {
     // Not through cuda_check: memory is given back after failures, too.
+    d->generation++;
     if (p != NULL && cudaFreeAsync(p, d->stream) != cudaSuccess) cudaGetLastError();
 }
 
@@ -57,7 +60,8 @@ static bool turn_over(struct cuda_dev *d) {
 
 void cuda_upload(struct cuda_dev *d, void *dst, size_t n, cuda_fill *fill, const void *ctx) {
     const size_t all = d->tune.staging_bytes;
-    for (size_t at = 0; at < n;) {
+    if (d->capturing) dev_fail(&d->base, E_BUG, "an upload while operations are recorded");
+    for (size_t at = 0; !d->capturing && at < n;) {
         if (d->half_used == all && !turn_over(d)) return;
         const size_t room = all - d->half_used, k = n - at < room ? n - at : room;
         unsigned char *from = d->staging + (d->half ? all : 0) + d->half_used;
@@ -139,7 +143,8 @@ void cuda_read(struct dev *dev, const struct buf *src, int64_t row, int64_t n, v
     struct cuda_dev *d = cuda_begin(dev, DEV_OTHER);
     const size_t bytes = (size_t)n * src->row_bytes;
     void *to = host;
-    if (n == 0) return;
+    if (d->capturing) dev_fail(dev, E_BUG, "a read while operations are recorded");
+    if (n == 0 || d->capturing) return;
     if (bytes <= CUDA_READ_BYTES - d->read_used &&
         mem_grow(&d->reads, &d->cap_reads, d->n_reads + 1, sizeof *d->reads, NULL) == OK) {
         to = d->read_mem + d->read_used;

@@ -91,7 +91,7 @@ void cuda_clip(struct dev *dev, struct buf *y, double most, int64_t n_row) {
     CUDA_LAUNCHED(d);
 }
 
-static int64_t pieces_most(const struct dev_seg *seg, int n_seg) {
+int64_t cuda_store_pieces(const struct dev_seg *seg, int n_seg) {
     int64_t most = 1;
     for (int i = 0; i < n_seg; i++)
         if (seg[i].n_row > most) most = seg[i].n_row;
@@ -112,7 +112,12 @@ void cuda_kv_store(struct dev *dev, struct buf *kv, const struct buf *x, const s
                            .seg = cuda_at(seg, 0)};
     if (cuda_steps(d)) { // segments of a row: nothing to plan, so that nothing but them changes
         p.n_item = n_seg;
-        p.n_piece = pieces_most(cuda_segs(seg), n_seg);
+        p.n_piece = cuda_store_pieces(cuda_segs(seg), n_seg);
+        cuda_note_segs(d, &(struct cuda_condition){.seg = seg,
+                                                   .n_seg = n_seg,
+                                                   .n_row = x->n_row,
+                                                   .kv_rows = kv->n_row,
+                                                   .grid = p.n_piece});
     } else {
         p.item = cuda_plan_items(d, seg, 0, n_seg, CUDA_STORE_ROWS, 1, &p.n_item);
         if (p.item == NULL) return;

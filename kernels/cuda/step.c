@@ -61,7 +61,7 @@ static int64_t ceil_to(int64_t n, int64_t per) {
 }
 
 // Tiles that a row of the segments has at most, in steps of 4: a recorded step fits the next ones, too.
-static int64_t tiles_most(const struct dev_seg *seg, int n_seg) {
+int64_t cuda_step_tiles(const struct dev_seg *seg, int n_seg) {
     int64_t most = 1;
     for (int i = 0; i < n_seg; i++) {
         const struct dev_seg *s = seg + i;
@@ -83,7 +83,13 @@ void cuda_step_attend(struct cuda_dev *d, const struct dev_attend *a, const stru
                  a->d_head);
         return;
     }
-    p.n_tile = tiles_most(cuda_segs(a->seg), a->n_seg);
+    p.n_tile = cuda_step_tiles(cuda_segs(a->seg), a->n_seg);
+    cuda_note_segs(d, &(struct cuda_condition){.seg = a->seg,
+                                               .n_seg = a->n_seg,
+                                               .attends = true,
+                                               .n_row = n_row,
+                                               .kv_rows = a->k->n_row,
+                                               .grid = p.n_tile});
     const size_t row = (size_t)(a->n_head * p.n_tile) * (2 + (size_t)a->d_head) * sizeof(float);
     const int64_t fits = (int64_t)(PART_BYTES / row), most = fits < 1 ? 1 : fits;
     const int64_t batch = n_row < most ? n_row : most, n = batch * a->n_head * p.n_tile;

@@ -30,6 +30,7 @@ struct cuda_dev *cuda_begin(struct dev *dev, enum dev_stage stage) {
 // ---- time. An event at every change of stage; read when the stream has been waited for.
 
 void cuda_mark_stage(struct cuda_dev *d, enum dev_stage stage) {
+    if (d->capturing) return; // events in a graph have no time
     if (d->n_mark > 0 && d->mark[d->n_mark - 1].stage == stage) return;
     if (d->n_mark == MOST_MARKS) return;
     if (d->n_mark == d->n_event) {

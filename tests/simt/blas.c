@@ -137,7 +137,6 @@ static void multiply(void *arg) {
         }
     }
     free(line);
-    free(arg);
 }
 
 static void check_operand(const void *p, const struct simt_lt_layout *l) {

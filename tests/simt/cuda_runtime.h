@@ -25,6 +25,9 @@ typedef enum cudaError {
 typedef struct simt_stream *cudaStream_t;
 typedef struct simt_event *cudaEvent_t;
 typedef struct simt_pool *cudaMemPool_t;
+typedef struct simt_graph *cudaGraph_t;
+typedef struct simt_graph *cudaGraphExec_t;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 
 struct cudaDeviceProp {
     char name[256];
@@ -75,7 +78,15 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s);
 cudaError_t cudaEventSynchronize(cudaEvent_t e);
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to);
 
-/* Queues run(arg), which frees arg; counts as a launch. */
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g);
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *e, cudaGraph_t g,
+                                          unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t s);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e);
+cudaError_t cudaGraphDestroy(cudaGraph_t g);
+
+/* Queues run(arg); arg is malloc'd, and freed when it has run for the last time. */
 void simt_push(cudaStream_t s, void (*run)(void *), void *arg);
 bool simt_may_launch(cudaStream_t s);
 int simt_device(cudaStream_t s);
@@ -160,7 +171,6 @@ template <typename F> struct simt_launched {
     static void run(void *p) {
         simt_launched *l = static_cast<simt_launched *>(p);
         simt_run(l->device, l->grid, l->block, l->smem, call, p);
-        free(p);
     }
 };
 

@@ -24,6 +24,13 @@ struct op {
     struct op *next;
     void (*run)(void *);
     void *arg;
+    bool own; // arg is freed with it
+};
+
+// What a stream was asked for while it was captured.
+struct simt_graph {
+    struct op *first, **last;
+    int refs;
 };
 
 struct simt_stream {
@@ -32,6 +39,7 @@ struct simt_stream {
     struct op *first, **last;
     int64_t queued, done;
     bool running;
+    struct simt_graph *capture; // NULL: what is asked for is queued
 };
 
 struct simt_event {
@@ -50,6 +58,7 @@ struct block {
 
 static struct {
     struct simt_world world;
+    struct simt_counts counts;
     struct block *blocks;
     struct simt_stream *streams; // kept after their end: events may name them
     size_t used;
@@ -64,6 +73,10 @@ static struct {
 
 struct simt_world *simt_world(void) {
     return &g.world;
+}
+
+struct simt_counts *simt_counts(void) {
+    return &g.counts;
 }
 
 size_t simt_memory_used(void) {
@@ -135,17 +148,31 @@ static void run_until(struct simt_stream *s, int64_t at) {
         op->run(op->arg);
         s->running = false;
         s->done++;
+        if (op->own) free(op->arg);
         free(op);
     }
 }
 
-static void push(struct simt_stream *s, void (*run)(void *), void *arg) {
+static void push_op(struct simt_stream *s, void (*run)(void *), void *arg, bool own) {
     struct op *op = malloc(sizeof *op);
     if (op == NULL) simt_die("no memory");
-    *op = (struct op){NULL, run, arg};
+    *op = (struct op){NULL, run, arg, own};
+    if (s->capture != NULL) {
+        *s->capture->last = op;
+        s->capture->last = &op->next;
+        return;
+    }
     *s->last = op;
     s->last = &op->next;
     s->queued++;
+}
+
+static void push(struct simt_stream *s, void (*run)(void *), void *arg) {
+    push_op(s, run, arg, true);
+}
+
+static void not_captured(const struct simt_stream *s, const char *what) {
+    if (s->capture != NULL) simt_die("%s while the stream is captured", what);
 }
 
 static void *keep(const void *p, size_t n) {
@@ -190,6 +217,8 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+    not_captured(s, "waiting");
+    g.counts.waits += s->done < s->queued;
     run_until(s, s->queued);
     for (struct block *b = g.blocks; b != NULL; b = b->next) check_guard(b);
     return cudaSuccess;
@@ -211,6 +240,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t e) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+    not_captured(s, "an event");
     if (e->device != s->device) return cudaErrorInvalidValue;
     e->stream = s;
     e->at = s->queued;
@@ -220,17 +250,19 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
 static void wait_for(void *arg) {
     const struct simt_event *e = arg;
     run_until(e->stream, e->at);
-    free(arg);
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags) {
     (void)flags;
+    not_captured(s, "an event");
     if (e->stream != NULL && e->stream != s) push(s, wait_for, keep(e, sizeof *e));
     return cudaSuccess;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
-    if (e->stream != NULL) run_until(e->stream, e->at);
+    if (e->stream == NULL) return cudaSuccess;
+    g.counts.waits += e->stream->done < e->at;
+    run_until(e->stream, e->at);
     return cudaSuccess;
 }
 
@@ -240,6 +272,58 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to) {
         return cudaErrorInvalidValue;
     return from->stream->done >= from->at && to->stream->done >= to->at ? cudaSuccess
                                                                         : cudaErrorInvalidValue;
+}
+
+// ---- graphs
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode) {
+    (void)mode;
+    not_captured(s, "a capture");
+    s->capture = calloc(1, sizeof *s->capture);
+    if (s->capture == NULL) simt_die("no memory");
+    s->capture->last = &s->capture->first;
+    s->capture->refs = 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph) {
+    if (s->capture == NULL) return cudaErrorInvalidValue;
+    *graph = s->capture;
+    s->capture = NULL;
+    g.counts.captures++;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *e, cudaGraph_t graph,
+                                          unsigned long long flags) {
+    (void)flags;
+    graph->refs++;
+    *e = graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t s) {
+    if (!simt_may_launch(s)) return cudaGetLastError();
+    g.counts.replays++;
+    for (const struct op *op = e->first; op != NULL; op = op->next)
+        push_op(s, op->run, op->arg, false);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    if (--graph->refs > 0) return cudaSuccess;
+    for (struct simt_stream *s = g.streams; s != NULL; s = s->next) run_until(s, s->queued);
+    for (struct op *op = graph->first, *next = NULL; op != NULL; op = next) {
+        next = op->next;
+        free(op->arg);
+        free(op);
+    }
+    free(graph);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e) {
+    return cudaGraphDestroy(e);
 }
 
 // ---- copies
@@ -259,13 +343,13 @@ static void move(void *arg) {
     else
         memset(m->dst, m->value, m->n);
     if (m->own) free((void *)(uintptr_t)m->src);
-    free(arg);
 }
 
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, enum cudaMemcpyKind kind,
                             cudaStream_t s) {
     struct move m = {.dst = dst, .src = src, .n = n};
     if (n == 0) return cudaSuccess;
+    if (kind != cudaMemcpyDeviceToDevice) not_captured(s, "a copy to or from the host");
     if (kind != cudaMemcpyHostToDevice) check_device(src, n, s->device);
     if (kind != cudaMemcpyDeviceToHost) check_device(dst, n, s->device);
     if (kind == cudaMemcpyHostToDevice &&
@@ -274,7 +358,10 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, enum cudaMemcp
         m.own = true;
     }
     push(s, move, keep(&m, sizeof m));
-    if (kind == cudaMemcpyDeviceToHost && find(dst, n) == NULL) run_until(s, s->queued);
+    if (kind == cudaMemcpyDeviceToHost && find(dst, n) == NULL) {
+        g.counts.waits++;
+        run_until(s, s->queued);
+    }
     return cudaSuccess;
 }
 
@@ -298,6 +385,7 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t s) {
 cudaError_t cudaMallocAsync(void **p, size_t bytes, cudaStream_t s) {
     if (s->device != g.device)
         simt_die("memory of device %d while %d is current", s->device, g.device);
+    not_captured(s, "taking memory");
     run_until(s, s->queued); // what was freed before can be had
     if (bytes > g.world.memory_bytes || g.used > g.world.memory_bytes - bytes) {
         g.error = cudaErrorMemoryAllocation;
@@ -310,7 +398,8 @@ cudaError_t cudaMallocAsync(void **p, size_t bytes, cudaStream_t s) {
 
 cudaError_t cudaFreeAsync(void *p, cudaStream_t s) {
     check_device(p, 1, s->device);
-    push(s, give, p);
+    not_captured(s, "giving memory back");
+    push_op(s, give, p, false);
     return cudaSuccess;
 }
 

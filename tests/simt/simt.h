@@ -38,6 +38,13 @@ struct simt_world *simt_world(void);
 size_t simt_memory_used(void);
 int64_t simt_product_rows(void);
 
+/* What has been done so far, on all devices; a test may set them to 0. */
+struct simt_counts {
+    int64_t captures, replays; /* of graphs */
+    int64_t waits;             /* of the host for a stream that had something left to do */
+};
+struct simt_counts *simt_counts(void);
+
 /* ---- for the headers of this folder */
 
 struct simt_dim {
