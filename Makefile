@@ -59,7 +59,7 @@ SIMT_OBJ  := $(patsubst %.c,$(OUT)/simt/%.o,$(patsubst %.cu,$(OUT)/simt/%.cu.o,$
 ON_CUDA   := ops attend quant span_dev sample decode stream_dev
 ON_SIMT   := cuda cuda_graph
 SIMT_TESTS := $(if $(HAVE_CXX),$(patsubst %,$(OUT)/tests/test_cuda_%,$(ON_CUDA)))
-SIMT_TESTS += $(if $(HAVE_CXX),$(ON_SIMT:%=$(OUT)/tests/test_%))
+SIMT_TESTS += $(if $(HAVE_CXX),$(ON_SIMT:%=$(OUT)/tests/test_%) $(OUT)/tests/basin_simt)
 GPU_TESTS := $(patsubst %,$(OUT)/gpu/tests/test_%,$(ON_CUDA))
 
 .PHONY: all check-deps
@@ -119,6 +119,9 @@ $(OUT)/simt/%.cu.o: %.cu Makefile
 $(patsubst %,$(OUT)/tests/test_cuda_%,$(ON_CUDA)): $(OUT)/tests/test_cuda_%: $(OUT)/tests/test_%.o $(SIMT_OBJ) $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
 $(ON_SIMT:%=$(OUT)/tests/test_%): $(OUT)/tests/%: $(OUT)/simt/tests/%.o $(SIMT_OBJ) $(TEST_SUPPORT) $(LIB)
+	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
+# The program itself on simulated GPUs, for tests/cli/cuda.bats.
+$(OUT)/tests/basin_simt: $(CMD) $(SIMT_OBJ) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
 $(OUT)/gpu/tests/%: $(OUT)/tests/%.o $(OUT)/tests/devs_gpu.o $(TEST_SUPPORT) $(LIB)
 	@mkdir -p $(@D)

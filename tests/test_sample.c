@@ -393,7 +393,7 @@ static void body_distribution(struct ops_run *run) {
     static struct dev_sample_row rows[BATCH];
     static struct truth t, other;
     struct dev *const devs[2] = {run->ref, run->dev};
-    const int n_draw = ops_slow() ? DRAWS / 2 : DRAWS;
+    const int n_draw = ops_slow() ? DRAWS / 5 : DRAWS;
     uint64_t seed = 99;
     if (ops_slow() && run->c.compute == DT_F32) return;
     float *logits = ops_normals(&seed, V, 1.5f);

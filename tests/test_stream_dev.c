@@ -33,7 +33,7 @@ static struct ops_dev best(enum dtype dtype) {
 
 /* ---- what the reference generated */
 
-enum { RECORDED = 14 }; // continuations of the models below
+enum { RECORDED = 14, RECORDED_OF_5 = 8 }; // continuations of the models below
 
 static int ids_of(const struct jnode *from, const char *key, int32_t *ids, int most) {
     const struct jnode *list = json_get(from, key);
@@ -90,11 +90,12 @@ static int continue_one(const char *name) {
 
 static void test_continues_as_recorded(void **state) {
     (void)state;
-    static const char *const names[] = {"llama", "gemma3", "qwen3", "gptj", "falcon_alibi",
-                                        "gpt2",  "mpt",    "qwen",  "phi3"};
+    static const char *const names[] = {"llama", "gemma3", "gptj", "falcon_alibi", "gpt2",
+                                        "qwen3", "mpt",    "qwen", "phi3"};
+    const size_t n_name = ops_slow() ? 5 : COUNTOF(names);
     int n = 0;
-    for (size_t i = 0; i < COUNTOF(names); i++) n += continue_one(names[i]);
-    assert_int_equal(n, RECORDED);
+    for (size_t i = 0; i < n_name; i++) n += continue_one(names[i]);
+    assert_int_equal(n, ops_slow() ? RECORDED_OF_5 : RECORDED);
 }
 
 /* ---- many streams */
@@ -124,7 +125,7 @@ static void crowd_doc(struct gen_doc *d, int i) {
         {.dense = true, .n_chunk = 1},
         {.n_sink = 4, .n_win = 12, .n_chunk = 1, .n_prefill = 50},
         {.n_sink = 2, .n_win = 9, .n_chunk = 4, .strict = true}};
-    gen_doc_init(d, &rules[i % 5], text + 3 * i, 1 + (i * 37) % 41, 4 + i % 3);
+    gen_doc_init(d, &rules[i % 5], text + 3 * i, 1 + (i * 37) % 23, 3 + i % 3);
     d->how.key = samp_key(11, "crowd", 5, i);
     if (i % 2 == 1) d->how.samp.temperature = 0.9;
     if (i % 3 == 1) d->how.samp.top_p = 0.9;

@@ -123,20 +123,33 @@ static float element(const void *p, cudaDataType_t type, int64_t i) {
     return type == CUDA_R_32F ? ((const float *)p)[i] : dtype_bf16_to_f32(((const bf16_t *)p)[i]);
 }
 
+// Rows that only fill up a block: their products are zeros, and are not computed.
+static bool *zero_rows(const struct product *x) {
+    bool *zero = fresh((size_t)x->b.cols * sizeof *zero);
+    for (int64_t m = 0; m < (int64_t)x->b.cols; m++) {
+        zero[m] = true;
+        for (int64_t k = 0; zero[m] && k < (int64_t)x->b.rows; k++)
+            zero[m] = element(x->pb, x->b.type, m * x->b.ld + k) == 0;
+    }
+    return zero;
+}
+
 static void multiply(void *arg) {
     const struct product *x = arg;
+    bool *zero = zero_rows(x);
     const int64_t n_k = (int64_t)x->a.rows;
     float *line = fresh((size_t)n_k * sizeof *line);
     for (int64_t n = 0; n < (int64_t)x->a.cols; n++) {
         for (int64_t k = 0; k < n_k; k++) line[k] = element(x->pa, x->a.type, n * x->a.ld + k);
         for (int64_t m = 0; m < (int64_t)x->b.cols; m++) {
             float sum = 0;
-            for (int64_t k = 0; k < n_k; k++)
+            for (int64_t k = 0; k < n_k && !zero[m]; k++)
                 sum += line[k] * element(x->pb, x->b.type, m * x->b.ld + k);
             x->py[m * x->y.ld + n] = sum;
         }
     }
     free(line);
+    free(zero);
 }
 
 static void check_operand(const void *p, const struct simt_lt_layout *l) {
