@@ -65,6 +65,8 @@ struct ops_run {
 };
 void ops_each(void (*body)(struct ops_run *));
 void ops_each_for(enum dev_purpose purpose, void (*body)(struct ops_run *));
+/* With products of int8; on CPUs only. */
+void ops_each_int8(void (*body)(struct ops_run *));
 /* Normal numbers; bf16 values in a bf16 run, so that its products are exact. free() */
 float *ops_inputs(struct ops_run *r, int64_t n, float scale);
 
