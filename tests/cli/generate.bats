@@ -143,6 +143,45 @@ JSON
     [[ $(jq -s 'map(.tokens_resumed) | max' wide-killed/run/*.json) -gt 0 ]]
 }
 
+# until_line TEXT FILES: it is in one of them (a pattern: they need not be there yet).
+until_line() { for i in $(seq 2400); do grep -qsF -- "$1" $2 && return; sleep 0.05; done; return 1; }
+
+@test "the last checkpoint stands until there is a better one: after a kill, and when a stop has no time" {
+    for i in 1500:0 8000:1 8000:2; do
+        printf '{"custom_id": "c%s", "body": {"prompt": "Anne %s", "max_tokens": %s}}\n' "${i#*:}" "${i#*:}" "${i%:*}"
+    done > bodies.jsonl
+    job stand '"bodies.jsonl"' '{"max_new_tokens": 8000, "ignore_eos": true, "temperature": 0.9, "seed": 4}'
+    "$BASIN" run stand.json --out stand-whole --quiet
+    "$BASIN" run stand.json --checkpoint-seconds 0.05 --quiet &
+    pid=$!
+    until_line '"state":' 'out-stand/.basin/work/00000/*/commits'
+    kill -TERM $pid
+    code=0
+    wait $pid || code=$?
+    [[ $code -eq 75 ]]
+    [[ $("$BASIN" status out-stand --json | jq .documents) -eq 0 ]]
+    # The first answer is done, those behind it are in the checkpoint alone: neither a commit of what is done nor a
+    # stop without time may hide it.
+    for signal in TERM KILL; do
+        "$BASIN" run stand.json --stop-save-seconds 0.000000001 --json > events 2> said &
+        pid=$!
+        until_line '"documents":1' events
+        sleep 1.2 # a commit of what is done would have come
+        kill -$signal $pid
+        code=0
+        wait $pid || code=$?
+        if [[ $signal == TERM ]]; then
+            [[ $code -eq 75 ]]
+            grep -q 'no time to write a checkpoint: the next run goes on from the one before' events
+        fi
+    done
+    "$BASIN" run stand.json --quiet
+    diff <(published stand-whole) <(published out-stand)
+    # The runs in their order: all that took it up took up the same.
+    jq -sc 'map(.tokens_resumed // 0)' out-stand/run/*.json
+    [[ $(jq -s 'map(.tokens_resumed // 0) | .[0] == 0 and .[1] > 0 and .[-1] == .[1]' out-stand/run/*.json) == true ]]
+}
+
 @test "plan, status, stats, init: of generate jobs" {
     expect 0 "$BASIN" plan job.json --set generate.streams=3 --out elsewhere --json
     holds '.streams == 3 and .documents >= 60 and .tokens_most >= 4800 and .memory_bytes > .stream_bytes'
