@@ -374,6 +374,38 @@ score() {
     shows "token id 99999"
 }
 
+@test "learned positions: prompt and answer end with their table, each document alone" {
+    for family in gpt2 opt; do
+        mkdir $family
+        cp "$ROOT/tests/data/fixtures/$family"/{config.json,model.safetensors} $family
+        jq -c '.model.vocab |= with_entries(select(.value < 256)) | .model.merges = []' "$ROOT/tests/data/tok/gpt2/tokenizer.json" > $family/tokenizer.json
+        # 448 positions; an answer's last token needs none: the prompt's tokens + those written - 1 are fed.
+        for n in 20 429 430 448 449 600; do
+            jq -nc --argjson n $n '{custom_id: "p\($n)", body: {prompt: [range($n) | 2 + (. * 7 + $n) % 250], max_tokens: 20}}'
+        done > table.jsonl
+        jq -c '.custom_id = "one" + .custom_id | .body.max_tokens = 1' table.jsonl > one.jsonl
+        job $family '["table.jsonl", "one.jsonl"]' '{"max_new_tokens": 20, "ignore_eos": true}'
+        jq '.cache = {mode: "dense"}' $family.json > dense.json
+        expect 3 "$BASIN" run dense.json --set model=$PWD/$family --quiet
+        expect 0 "$BASIN" cat out-$family
+        [[ $(jq -sc 'map([.id, .completion_tokens])' <<< "$output") == \
+            '[["onep20",1],["onep429",1],["onep430",1],["onep448",1],["p20",20],["p429",20]]' ]]
+        expect 0 "$BASIN" status out-$family --failed
+        [[ $(jq -sc 'map(.id)' <<< "$output") == '["onep449","onep600","p430","p448","p449","p600"]' ]]
+        [[ $(grep -c "past token 448: the $family family adds learned positions" <<< "$output") -eq 6 ]]
+        # What fits is not touched by what does not; it is what a job without the others gives.
+        head -n 2 table.jsonl > fits.jsonl
+        jq '.input = "fits.jsonl"' dense.json > fits.json
+        expect 0 "$BASIN" run fits.json --set model=$PWD/$family --out out-fits-$family --quiet
+        diff <("$BASIN" cat out-$family --fields id,text,sum_logprob | tail -n 2) <("$BASIN" cat out-fits-$family --fields id,text,sum_logprob)
+        # In a cache they cannot move: a document fails where something would have to leave it.
+        jq '.input = "fits.jsonl"' $family.json > fits.json
+        expect 3 "$BASIN" run fits.json --set model=$PWD/$family --set cache.window_tokens=40 --out out-sink-$family --quiet
+        expect 0 "$BASIN" cat out-sink-$family
+        holds '.id == "p20" and .completion_tokens == 20'
+    done
+}
+
 @test "stop strings end a text across tokens and inside code points' bytes" {
     # Ids of bytes: a two-byte character is two tokens, and so are the letters of a stop string.
     printf '{"id": "x", "text": "Anne Elliot was"}\n' > stop.jsonl
