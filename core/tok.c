@@ -252,11 +252,19 @@ static enum status read_source(struct tok *t, const char *path, struct sbuf *sou
         TRY(tok_read_tiktoken(&t->json, sbuf_str(source), e));
         goto done;
     }
+    TRY(find_file(source, path, "vocab.json", &there, e));
+    if (there) TRY(find_file(source, path, "merges.txt", &there, e));
+    if (there) {
+        TRY(tokjson_open(&t->json, path, e));
+        goto done;
+    }
     if (access(path, F_OK) != 0) FAIL(e, E_NOINPUT, "%s: not there", path);
     sbuf_clear(source);
     TRY(gguf_find(source, path, e));
     if (source->n == 0) {
-        FAIL(e, E_NOINPUT, "%s: no tokenizer.json, tokenizer.model, qwen.tiktoken or .gguf in it",
+        FAIL(e, E_NOINPUT,
+             "%s: no tokenizer.json, tokenizer.model, qwen.tiktoken, vocab.json with merges.txt or "
+             ".gguf in it",
              path);
     }
     TRY(tok_read_gguf(&t->json, sbuf_str(source), e));

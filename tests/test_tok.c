@@ -137,6 +137,27 @@ static void test_questions(void **state) {
     tok_close(t);
 }
 
+// vocab.json and merges.txt: what OPT's configuration says of special tokens (tools/mktok.py --pair).
+static void test_pair(void **state) {
+    static const char text[] = "</s> a </s>b <pad>.";
+    static const int32_t want[] = {0, 259, 221, 0, 66, 221, 1000, 14};
+    struct stok_ids x = {0};
+    (void)state;
+    struct tok *t = stok_open("tests/data/tok/pair");
+    struct tok_stream *s = stok_stream(t);
+    assert_true(tok_adds_bos(t));
+    assert_int_equal(tok_bos(t), 0);
+    assert_int_equal(tok_eos(t), 0);
+    assert_true(tok_is_special(t, 1000));
+    assert_int_equal(tok_n_vocab(t), 1001);
+    stok_encode(s, text, sizeof text - 1, 1 << 20, &x);
+    assert_int_equal(x.n, COUNTOF(want));
+    assert_memory_equal(x.id, want, sizeof want);
+    stok_fini(&x);
+    tok_stream_close(s);
+    tok_close(t);
+}
+
 /* ---- (e) refusals ---- */
 
 static void test_invalid(void **state) {
@@ -157,8 +178,8 @@ static void test_missing(void **state) {
 
 static void test_no_memory(void **state) {
     static const char *const dirs[] = {"tests/data/tok/llama3", "tests/data/tok/flags",
-                                       "tests/data/tok/nfkc", "tests/data/tok/qwen",
-                                       "tests/data/tok/gaps"};
+                                       "tests/data/tok/nfkc",   "tests/data/tok/qwen",
+                                       "tests/data/tok/gaps",   "tests/data/tok/pair"};
     (void)state;
     for (size_t d = 0; d < COUNTOF(dirs); d++) {
         enum status st = E_NOMEM;
@@ -181,7 +202,7 @@ int main(void) {
         cmocka_unit_test(test_linear),    cmocka_unit_test(test_stretch),
         cmocka_unit_test(test_bad_utf8),  cmocka_unit_test(test_questions),
         cmocka_unit_test(test_invalid),   cmocka_unit_test(test_missing),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_no_memory), cmocka_unit_test(test_pair),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
