@@ -211,7 +211,7 @@ done:
 enum status gen_admit(struct generator *g, struct err *e) {
     enum status st = OK;
     int n_promised = 0; // streams of documents that are through and have not entered
-    int first = 0; // of the documents that are not streams yet
+    int first = 0;      // of the documents that are not streams yet
     while (first < g->n_doc &&
            (g->docs[first]->tracks[0].slot >= 0 || g->docs[first]->tracks[0].done)) {
         first++;
