@@ -17,7 +17,7 @@ static double own_flops(const struct cpu_dev *d, int64_t end) {
     int64_t n = 1000;
     for (int i = 0; i < REPEAT_LEAST || clock_ns() < end;) {
         const int64_t t0 = clock_ns();
-        const double ops = d->k->peak(d->pairs, n);
+        const double ops = d->lin->peak(d->lin_word, n);
         const int64_t took = clock_ns() - t0 + 1;
         const double rate = ops / (double)took * 1e9;
         if (took < CHUNK_NS) { // not long enough yet to count

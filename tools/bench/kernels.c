@@ -19,13 +19,13 @@ static int64_t cpu_ns(int n_thread) {
     return ((int64_t)t.tv_sec * 1000000000 + t.tv_nsec) / n_thread;
 }
 
-static double peak(const struct cpu_kernels *k, bool pairs, int n_thread) {
+static double peak(const struct cpu_kernels *k, enum cpu_word word, int n_thread) {
     double best = 0;
     for (int i = 0; i < REPEAT; i++) {
         double ops = 0;
         const int64_t t0 = cpu_ns(n_thread);
 #pragma omp parallel num_threads(n_thread) reduction(+ : ops)
-        ops += k->peak(pairs, 500000);
+        ops += k->peak(word, 500000);
         const double rate = ops / (double)(cpu_ns(n_thread) - t0);
         if (rate > best) best = rate;
     }
@@ -195,17 +195,19 @@ static bool wanted(const struct wish *w, const char *op) {
     return strncmp(op, w->op, strlen(w->op)) == 0;
 }
 
-static void bench_kernels(const struct cpu_kernels *k, enum dtype compute, const struct wish *w) {
+static void bench_kernels(const struct cpu_kernels *k, enum dtype compute, bool int8,
+                          const struct wish *w) {
     const int n_thread = w->n_thread;
     struct dev *d = NULL;
     struct err e = {0};
-    const struct dev_config c = {.n_thread = n_thread, .isa = k->isa, .compute = compute};
+    const struct dev_config c = {
+        .n_thread = n_thread, .isa = k->isa, .compute = compute, .int8 = int8};
     ok(cpu_open_with(&d, k, &c, &e), &e);
     if (strstr(dev_describe(d), w->device) == NULL) {
         dev_close(d);
         return;
     }
-    const double limit = peak(k, compute == DT_BF16 && k->bf16_pairs, n_thread);
+    const double limit = peak(cpu_of(d)->lin, cpu_of(d)->lin_word, n_thread);
     printf("\n%s: peak %.1f GFLOP/s\n\n", dev_describe(d), limit);
     printf(
         "| operation                    | best        | GFLOP/s | of peak |\n|---|---|---|---|\n");
@@ -215,7 +217,7 @@ static void bench_kernels(const struct cpu_kernels *k, enum dtype compute, const
         bench_linear(d, n_thread, 2048, 192, 576, limit);
         bench_linear(d, n_thread, 1, 576, 1536, limit);
     }
-    if (wanted(w, "attend")) {
+    if (wanted(w, "attend") && !int8) {
         bench_attend(d, n_thread, 2048, 1020, 9, 3, 64, limit);
         bench_attend(d, n_thread, 2048, 124, 9, 3, 64, limit);
     }
@@ -228,13 +230,16 @@ int main(int argc, char **argv) {
                            .op = argc > 2 ? argv[2] : "",
                            .device = argc > 3 ? argv[3] : ""};
 #if defined(__x86_64__)
-    if (cpu_isa_best() >= CPU_AVX2) bench_kernels(&cpu_kernels_avx2, DT_F32, &w);
+    if (cpu_isa_best() >= CPU_AVX2) bench_kernels(&cpu_kernels_avx2, DT_F32, false, &w);
+    if (cpu_isa_best() >= CPU_AVX2) bench_kernels(&cpu_kernels_avx2, DT_BF16, true, &w);
+    if (cpu_has_avxvnni()) bench_kernels(&cpu_kernels_avxvnni, DT_BF16, true, &w);
     if (cpu_isa_best() >= CPU_AVX512) {
-        bench_kernels(&cpu_kernels_avx512, DT_F32, &w);
-        bench_kernels(&cpu_kernels_avx512, DT_BF16, &w);
-        if (cpu_isa_best() >= CPU_AMX) bench_kernels(&cpu_kernels_amx, DT_BF16, &w);
+        bench_kernels(&cpu_kernels_avx512, DT_F32, false, &w);
+        bench_kernels(&cpu_kernels_avx512, DT_BF16, false, &w);
+        bench_kernels(&cpu_kernels_avx512, DT_BF16, true, &w);
+        if (cpu_isa_best() >= CPU_AMX) bench_kernels(&cpu_kernels_amx, DT_BF16, false, &w);
     }
 #endif
-    if (cpu_isa_best() == CPU_PORTABLE) bench_kernels(&cpu_kernels_portable, DT_F32, &w);
+    if (cpu_isa_best() == CPU_PORTABLE) bench_kernels(&cpu_kernels_portable, DT_F32, false, &w);
     return 0;
 }
