@@ -416,8 +416,9 @@ static void test_load_with_sets(void **state) {
     man_close(m);
     assert_int_equal(man_load(&m, VALID "/full.json", bad, 2, NULL, &e), E_FORMAT);
     assert_null(m);
-    assert_string_equal(e.msg, VALID "/full.json:13: $.compute.dtype: \"f23\" is not one of "
-                                     "\"auto\", \"f32\", \"bf16\", \"int8\"; did you mean \"f32\"?");
+    assert_string_equal(e.msg,
+                        VALID "/full.json:13: $.compute.dtype: \"f23\" is not one of "
+                              "\"auto\", \"f32\", \"bf16\", \"int8\"; did you mean \"f32\"?");
     struct err e2 = {.code = OK};
     assert_int_equal(man_load(&m, VALID "/full.json", ugly, 1, NULL, &e2), E_ARG);
     struct err e3 = {.code = OK};
