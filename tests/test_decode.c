@@ -136,25 +136,34 @@ static void elements(float *out, const struct matrix *m, int64_t row) {
         assert_true(dev_src_floats(out, p, m->type, m->n_in));
 }
 
-// What int8 makes of a row: by blocks, the largest becomes 127.
-static void round_int8(float *x, int64_t n, int block, bool fused) {
-    for (int64_t b = 0; b < n; b += block) {
-        const int64_t some = n - b < block ? n - b : block;
-        float max = 0;
-        for (int64_t i = 0; i < some; i++) max = fmaxf(max, fabsf(x[b + i]));
-        const float inv = max > 0 ? 127.0f / max : 0;
-        for (int64_t i = 0; i < some; i++) {
-            // Where halves are common (bf16 over bf16), it matters whether the product is rounded first.
-            const float q =
-                fused ? fmaf(x[b + i], inv, 12582912.0f) - 12582912.0f : rintf(x[b + i] * inv);
-            x[b + i] = q * (max / 127.0f);
-        }
-    }
+// What int8 makes of n elements that share a scale. Halves are common (bf16 over bf16), so it matters what
+// is rounded on the way.
+static void round_steps(float *x, int64_t n, float max) {
+    const float inv = max > 0 ? 127.0f / max : 0;
+    for (int64_t i = 0; i < n; i++) x[i] = rintf(x[i] * inv) * (max / 127.0f);
+}
+static void round_block(float *x, int64_t n, float max, bool fused) {
+    float scale = max / 127.0f;
+    uint32_t bits;
+    memcpy(&bits, &scale, sizeof bits);
+    bits = (bits + 255) & ~255u; // up to 16 bits
+    memcpy(&scale, &bits, sizeof scale);
+    const float inv = max > 0 ? 1 / scale : 0;
+    for (int64_t i = 0; i < n; i++)
+        x[i] = scale * (fused ? fmaf(x[i], inv, 12582912.0f) - 12582912.0f : rintf(x[i] * inv));
 }
 static void round_rows(const struct how *h, enum dtype type, float *x, int64_t n_row, int64_t n) {
     const int block = int8_block(h, type);
-    const bool fused = h->purpose == DEV_BLOCKS && h->isa != CPU_PORTABLE;
-    for (int64_t r = 0; block > 0 && r < n_row; r++) round_int8(x + r * n, n, block, fused);
+    for (int64_t r = 0; block > 0 && r < n_row; r++)
+        for (int64_t b = 0; b < n; b += block) {
+            float *p = x + r * n + b, max = 0;
+            const int64_t some = n - b < block ? n - b : block;
+            for (int64_t i = 0; i < some; i++) max = fmaxf(max, fabsf(p[i]));
+            if (h->purpose == DEV_BLOCKS)
+                round_block(p, some, max, h->isa != CPU_PORTABLE);
+            else
+                round_steps(p, some, max);
+        }
 }
 
 // What the products see of a matrix: itself, or in int8 blocks its rounded elements.

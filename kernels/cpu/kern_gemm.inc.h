@@ -52,7 +52,7 @@ ALWAYS void step_pairs(vf *acc, const int m, const uint32_t *a, const uint32_t *
  * are no registers meanwhile: rows of C can be so far apart that they drive each other out of L1. */
 ALWAYS void tile_int8(const int m, int64_t steps, const uint32_t *a, const uint32_t *b, float *c,
                       int64_t ldc, const float *first) {
-    float tot[MR_MAX * NR];
+    _Alignas(64) float tot[MR_MAX * NR];
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
 #pragma GCC unroll 4
@@ -77,16 +77,19 @@ ALWAYS void tile_int8(const int m, int64_t steps, const uint32_t *a, const uint3
                 for (int j = 0; j < NV; j++) acc[i * NV + j] = i_dot_q8(acc[i * NV + j], bv[j], av);
             }
         }
-        vf d[NV];
+        vf d[NV], md[NV];
 #pragma GCC unroll 4
-        for (int j = 0; j < NV; j++) d[j] = i_as_float(i_load(scale_b + j * VL));
+        for (int j = 0; j < NV; j++) {
+            d[j] = i_as_float(i_load(scale_b + j * VL));
+            md[j] = i_magic_times(d[j]);
+        }
 #pragma GCC unroll 16
         for (int i = 0; i < m; i++) {
             const vf s = i_as_float(i_set1(scale_a[i]));
 #pragma GCC unroll 4
             for (int j = 0; j < NV; j++) {
                 float *t = tot + i * NR + j * VL;
-                v_store(t, v_fma(i_float(acc[i * NV + j]) * d[j], s, v_load(t)));
+                v_store(t, v_fma(i_times(acc[i * NV + j], d[j], md[j]), s, v_load(t)));
             }
         }
         a = scale_a + m;

@@ -204,6 +204,17 @@ static bool floats(float *out, const unsigned char *p, enum dtype type, int64_t 
 
 enum { INT8_BLOCK = 4 * CPU_INT8_STEPS };
 
+// max / 127 upwards to 16 bits (vec_int.h).
+ALWAYS float int8_scale(float max) {
+    const float x = max / 127.0f;
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits = (bits + 0xFF) & ~0xFFu;
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return scale;
+}
+
 /* A block of n <= INT8_BLOCK floats as bytes q + zero, x = scale q; returns the scale, and in *sum that of
  * all q. Zeros stand behind x, up to a whole vector. */
 ALWAYS float int8_block(unsigned char *out, const float *x, const int64_t n, uint32_t zero,
@@ -214,7 +225,8 @@ ALWAYS float int8_block(unsigned char *out, const float *x, const int64_t n, uin
         const vf v = v_load(x + i);
         most = v_max(most, v_max(v, v_set1(0.0f) - v));
     }
-    const float max = v_max_lane(most), inv = max < 1e-30f ? 0.0f : 127.0f / max;
+    const float max = v_max_lane(most), scale = max < 1e-30f ? 0.0f : int8_scale(max);
+    const float inv = scale > 0 ? 1.0f / scale : 0.0f;
     const vf magic = v_set1(12582912.0f); // leaves an integer in the low bits
 #pragma GCC unroll 8
     for (int64_t i = 0; i < n; i += VL) {
@@ -223,7 +235,7 @@ ALWAYS float int8_block(unsigned char *out, const float *x, const int64_t n, uin
         i_store_bytes(out + i, i_xor(f_bits(z), i_set1(zero)));
     }
     *sum = v_sum(total);
-    return *sum != *sum ? *sum : max < 1e-30f ? 0.0f : max / 127.0f;
+    return *sum != *sum ? *sum : scale;
 }
 
 // The last block of a row, which is shorter.
@@ -245,7 +257,7 @@ ALWAYS void int8_row(uint32_t *out, const float *x, int64_t n, const bool a) {
         const float scale = some == INT8_BLOCK
                                 ? int8_block((unsigned char *)out, x + k, INT8_BLOCK, zero, &sum)
                                 : int8_rest(out, x + k, some, zero, &sum);
-        const int32_t start = sum == sum ? -Q8_ZERO * (int32_t)sum : 0;
+        const int32_t start = sum == sum ? I_MAGIC - Q8_ZERO * (int32_t)sum : 0;
         out += (some + 3) / 4;
         if (a) memcpy(out++, &start, sizeof start);
         memcpy(out++, &scale, sizeof scale);

@@ -209,4 +209,26 @@ ALWAYS vi f_bits(vf a) {
 }
 #endif
 
+/* Integers of 22 bits and a sign as floats without a conversion: sums begin at I_MAGIC, and its bits are
+ * those of 1.5 * 2^23, to which an integer adds itself. i_times is the sum times d, rounded once; md is
+ * what i_magic_times leaves of d, a float of 16 bits. Without FMA the conversion is done. */
+#if VEC_ISA > 0
+enum { I_MAGIC = 0x4B400000 };
+ALWAYS vf i_magic_times(vf d) {
+    return v_set1(-12582912.0f) * d;
+}
+ALWAYS vf i_times(vi sum, vf d, vf md) {
+    return v_fma(i_as_float(sum), d, md);
+}
+#else
+enum { I_MAGIC = 0 };
+ALWAYS vf i_magic_times(vf d) {
+    return d;
+}
+ALWAYS vf i_times(vi sum, vf d, vf md) {
+    (void)md;
+    return i_float(sum) * d;
+}
+#endif
+
 #endif
