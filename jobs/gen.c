@@ -368,7 +368,11 @@ static enum status commit(struct generator *g, bool with_state, struct err *e) {
     TRY(locate(g, e));
     const int n = with_state ? gen_n_begun(g) : 0;
     if (n > 0) TRY(gen_save(g, &late, e));
-    if (late) say(g, "no time to write a checkpoint: the next run goes on from the one before");
+    if (late && knows_more(g)) {
+        say(g, "no time to write a checkpoint: the next run goes on from the one before");
+    } else if (late) {
+        say(g, "no time to write a checkpoint: the next run begins these answers again");
+    }
     if (late && knows_more(g)) goto done;
     const bool saved = n > 0 && !late;
     TRY(g->out->commit(g->out->ctx, &g->mark, NULL, saved ? LEDGER_STATE_PUT : 0, e));
