@@ -11,7 +11,7 @@
 struct options {
     struct cmd_job_options job;
     bool steal, overwrite, retry_failed, quiet, json, ignore_locks;
-    double time_limit_s, checkpoint_s;
+    double time_limit_s, checkpoint_s, stop_save_s;
 };
 
 #define AT(member) offsetof(struct options, member)
@@ -48,6 +48,7 @@ static const struct cmd_option table[] = {
      .help = "events as JSON lines on stdout instead of progress"},
     {.name = "ignore-locks", .kind = CMD_FLAG, .offset = AT(ignore_locks)},
     {.name = "checkpoint-seconds", .value = "X", .kind = CMD_DURATION, .offset = AT(checkpoint_s)},
+    {.name = "stop-save-seconds", .value = "X", .kind = CMD_DURATION, .offset = AT(stop_save_s)},
 };
 
 struct outcome {
@@ -207,6 +208,7 @@ static int run_main(const struct cmd_sub *self, int argc, char **argv) {
     x.options.time_limit_s = o.time_limit_s;
     x.options.ignore_locks = o.ignore_locks;
     x.options.checkpoint_s = o.checkpoint_s;
+    x.options.stop_save_s = o.stop_save_s;
     cmd_progress_init(&p, &env, o.quiet, o.json ? &events : NULL);
     code = run_it(m, &x, &p);
 done:

@@ -326,8 +326,8 @@ const struct cmd_sub cmd_tokenize = {
             .summary = "texts to token ids, {\"id\",\"token_ids\"} a line, and back with --decode",
             .about =
                 "MODEL is a .gguf file (one with only a vocabulary will do), or a directory with\n"
-                "tokenizer.json, tokenizer.model, qwen.tiktoken or a .gguf in it: the first of\n"
-                "these is taken.\n"
+                "tokenizer.json, tokenizer.model, qwen.tiktoken, vocab.json with merges.txt or a\n"
+                ".gguf in it: the first of these is taken.\n"
                 "FILE is .txt, .jsonl (each also .gz, .zst or .lz4) or a pattern; without one, or\n"
                 "with -, stdin is read, compressed or not. The lines are themselves an input "
                 "(\"ids_key\":\n"

@@ -16,8 +16,6 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_BYTES = 16 << 20 };
-
 struct options {
     struct cmd_job_options job;
 };
@@ -164,15 +162,16 @@ static void check_inputs(struct findings *f, const struct manifest *m, struct pl
 static void check_files(struct findings *f, const char *dir) {
     const struct jnode *input = json_get(json_root(f->doc), "input");
     const bool list = input != NULL && json_kind_of(input) == JSON_ARR;
-    for (size_t i = 0; list && i < json_len(input); i++) {
-        const struct jnode *one = json_at(input, i), *path = one;
+    const size_t n = list ? json_len(input) : input != NULL;
+    for (size_t i = 0; i < n; i++) {
+        const struct jnode *one = list ? json_at(input, i) : input, *path = one;
         if (json_kind_of(one) == JSON_OBJ) path = json_get(one, "path");
         if (path == NULL || json_kind_of(path) != JSON_STR) continue;
         struct corpus_list files = {.v = NULL};
         struct err e = {.code = OK};
         char place[48];
         const char *name = json_str(path, NULL);
-        snprintf(place, sizeof place, "$.input[%zu]", i);
+        snprintf(place, sizeof place, list ? "$.input[%zu]" : "$.input", i);
         if (strcmp(name, "-") == 0 || corpus_glob(name, dir, &files, &e) == OK) {
             corpus_list_fini(&files);
         } else if (e.code == E_NOINPUT) {
@@ -236,12 +235,13 @@ static int validate(const char *file, const struct options *o) {
         const struct man_problem *x = &problems.warnings[i];
         add(&f, x->line, x->path, true, x->message);
     }
-    if (json_open(&f.doc, file, MAX_BYTES, NULL) != OK) f.doc = NULL;
+    const struct cmd_list *sets = &o->job.sets;
+    if (man_open(&f.doc, file, sets->v, (int)sets->n, NULL) != OK) f.doc = NULL;
     if (m != NULL) {
         check_model(&f, m);
         check_template(&f, m);
         check_inputs(&f, m, &plan);
-    } else if (f.doc != NULL && json_kind_of(json_root(f.doc)) == JSON_OBJ && o->job.sets.n == 0) {
+    } else if (f.doc != NULL && json_kind_of(json_root(f.doc)) == JSON_OBJ) {
         dir_of(file, &dir);
         check_files(&f, sbuf_str(&dir));
     }

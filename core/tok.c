@@ -123,7 +123,6 @@ static enum status init_added(struct tok *t, struct err *e) {
             if (j->added[i].special == special) TRY(put_added(t, &j->added[i], &form, e));
         }
     }
-    t->never_safe |= t->raw_added.any_single_word || t->norm_added.any_single_word;
 done:
     tok_text_fini(&form);
     return st;
@@ -142,22 +141,15 @@ static enum status init_norms(struct tok *t, struct err *e) {
             TRY(tok_form_init(&t->forms[i], m->kind, e));
         } else if (m->kind == TOKJSON_PREPEND) {
             t->prefixes[i] = (struct tok_prefix){m->content.s, m->content.n, false, false};
-            t->no_restart = true;
         } else if (m->kind == TOKJSON_CHARSMAP) {
             TRY(tok_charsmap_init(&t->charsmap, m->content, &t->chars.user, e));
-        } else if (m->kind == TOKJSON_SQUEEZE) {
-            t->no_restart = true;
         }
     }
     if (j->prefix != TOKJSON_PREFIX_NONE) {
         t->space = (struct tok_prefix){" ", 1, j->prefix != TOKJSON_PREFIX_ALWAYS,
                                        j->prefix == TOKJSON_PREFIX_FIRST};
-        t->no_restart = true;
-        t->never_safe |= t->space.first; // not even behind an added token
     }
-    t->no_restart |= j->model != TOKJSON_BYTES && j->ignore_merges; // looks at whole pieces
     t->drops |= j->model == TOKJSON_CHARS && j->unk < 0;
-    t->never_safe |= t->drops; // the last id covers what is dropped behind it
 done:
     return st;
 }
@@ -176,7 +168,6 @@ static enum status add_split(struct tok *t, const struct tokjson_pre *p, bool by
         break;
     case TOKJSON_SPLIT:
         TRY(tok_regex_init(&s->re, p->pattern.s, p->pattern.n, !p->is_regex, bytes, e));
-        t->no_restart |= s->re.look_behind > 0;
         break;
     case TOKJSON_DIGITS:
         s->cls = TOK_CLASS_DIGIT;
@@ -211,12 +202,9 @@ static enum status init_splits(struct tok *t, struct err *e) {
         if (bytes) FAIL(e, E_UNSUPPORTED, "%s: a second ByteLevel", p->place);
         t->prefix_space = p->add_prefix_space;
         t->prefix_before = t->n_splits;
-        t->no_restart |= p->add_prefix_space;
         if (p->use_regex) TRY(add_split(t, p, false, e));
         bytes = true; // what follows sees the characters that stand for bytes
     }
-    // What follows the last one otherwise offers places inside its pieces too.
-    if (t->n_splits > 0) t->splits[t->n_splits - 1].last = bytes;
 done:
     return st;
 }
@@ -264,11 +252,19 @@ static enum status read_source(struct tok *t, const char *path, struct sbuf *sou
         TRY(tok_read_tiktoken(&t->json, sbuf_str(source), e));
         goto done;
     }
+    TRY(find_file(source, path, "vocab.json", &there, e));
+    if (there) TRY(find_file(source, path, "merges.txt", &there, e));
+    if (there) {
+        TRY(tokjson_open(&t->json, path, e));
+        goto done;
+    }
     if (access(path, F_OK) != 0) FAIL(e, E_NOINPUT, "%s: not there", path);
     sbuf_clear(source);
     TRY(gguf_find(source, path, e));
     if (source->n == 0) {
-        FAIL(e, E_NOINPUT, "%s: no tokenizer.json, tokenizer.model, qwen.tiktoken or .gguf in it",
+        FAIL(e, E_NOINPUT,
+             "%s: no tokenizer.json, tokenizer.model, qwen.tiktoken, vocab.json with merges.txt or "
+             ".gguf in it",
              path);
     }
     TRY(tok_read_gguf(&t->json, sbuf_str(source), e));

@@ -73,12 +73,6 @@ enum status tok_finish(struct tok_stream *s, struct err *e) WARN_UNUSED;
  *             the text, the end of the changed piece. */
 size_t tok_take(struct tok_stream *s, int32_t *ids, int64_t *end_bytes, size_t cap);
 
-/* An offset from which a fresh stream, fed the rest of the document, gives exactly those ids of
- * this stream whose end_bytes is greater. It may lag, also for good: it stays where it is while a
- * tokenizer's rules look back (a space put in front, look-behind, tokens that match whole words
- * only). */
-int64_t tok_safe_bytes(const struct tok_stream *s);
-
 /* Bytes and symbols looked at by all steps so far: what a test of linear time counts. */
 int64_t tok_work(const struct tok_stream *s);
 

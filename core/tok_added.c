@@ -126,12 +126,6 @@ static enum status take_token(struct tok_stage *g, const struct tokjson_added *k
     TRY(tok_emit(s, k->id, raw, e));
     g->pos = g->look = g->want = at + len;
     g->swallow = k->rstrip;
-    // A fresh stream begins a segment, as the text behind this token does; but not for one that
-    // found its token only after normalizing, nor while white space is still to be swallowed.
-    if (exact && !k->rstrip && !s->t->never_safe && s->mid == 0 &&
-        (g->conf == &s->t->raw_added || !s->t->no_restart)) {
-        s->safe = raw;
-    }
 done:
     return st;
 }

@@ -419,15 +419,16 @@ done:
 // Ids of a word of which some bytes have no token, or its ids one by one: reading stays ahead of
 // writing, so they may lie where they are put.
 static enum status emit_slowly(struct tok_stage *g, size_t size, const int32_t *ids, size_t n,
-                               bool *exact, int64_t *raw, struct err *e) {
+                               struct err *e) {
     enum status st = OK;
     struct tok_stream *s = g->stream;
     size_t at = 0;
+    bool exact;
     for (size_t i = 0; i < n; i++) {
         const int32_t id = ids[i];
         at += s->t->pieces[id].n;
-        *raw = tok_text_raw(&g->text, at, exact);
-        if (id < s->t->n_vocab) TRY(tok_emit(s, id, *raw, e));
+        const int64_t raw = tok_text_raw(&g->text, at, &exact);
+        if (id < s->t->n_vocab) TRY(tok_emit(s, id, raw, e));
     }
     CHECK(at == size);
 done:
@@ -457,7 +458,6 @@ static enum status bpe_whole(struct tok_stage *g, struct tok_span v, struct err 
         goto done;
     }
     TRY(tok_emit_word(s, ids, n, v.raw - (int64_t)v.n, v.raw, e));
-    tok_note_safe(s, v.raw);
 done:
     return st;
 }
@@ -480,15 +480,12 @@ static enum status bpe_end(struct tok_stage *g, struct err *e) {
     }
     TRY(tok_encode(s, tok_text_at(&g->text), size, &ids, &n, e));
     const struct tok_span all = tok_text_span(&g->text, 0, size);
-    bool exact = all.n == size && all.place == TOK_LINEAR;
-    int64_t raw = all.raw;
-    if (exact && all_tokens(s->t, ids, n)) {
-        TRY(tok_emit_word(s, ids, n, raw - (int64_t)size, raw, e));
+    if (all.n == size && all.place == TOK_LINEAR && all_tokens(s->t, ids, n)) {
+        TRY(tok_emit_word(s, ids, n, all.raw - (int64_t)size, all.raw, e));
     } else {
-        TRY(emit_slowly(g, size, ids, n, &exact, &raw, e));
+        TRY(emit_slowly(g, size, ids, n, e));
     }
     tok_text_drop(&g->text, size);
-    if (exact) tok_note_safe(s, raw);
 done:
     return st;
 }

@@ -82,22 +82,19 @@ struct tok_stage {
     const struct tok_stage_ops *ops;
     struct tok_stage *next; /* borrowed: from the stream; NULL for the last */
     struct tok_stream *stream;
-    const void *conf;     /* borrowed: from struct tok; what it is depends on the ops */
-    struct tok_text text; /* owned */
-    size_t pos;           /* text before it has been passed on */
-    size_t look;          /* text before it has been decided about */
-    size_t want;          /* bytes behind `look` needed before the next try */
-    int flag;             /* split: -1 at the start of a piece, else was the last part a match */
-    size_t last_match;    /* regex: where the last match ended, SIZE_MAX for none */
-    bool open;            /* split: a part has been begun but not ended */
-    bool mid;             /* the stream counts this stage in `mid` */
-    bool was_word;        /* added: the character before the kept text is a word character */
-    bool swallow;         /* added: white space here belongs to the token before */
-    bool begun;           /* prefix, sp: the piece has begun */
-    bool past;            /* prefix: the document's first piece has ended */
-    uint32_t last_cp;     /* sp: the code point before `look` */
-    int64_t sent_raw;     /* place of what was passed on last */
-    bool sent_exact;
+    const void *conf;        /* borrowed: from struct tok; what it is depends on the ops */
+    struct tok_text text;    /* owned */
+    size_t pos;              /* text before it has been passed on */
+    size_t look;             /* text before it has been decided about */
+    size_t want;             /* bytes behind `look` needed before the next try */
+    int flag;                /* split: -1 at the start of a piece, else was the last part a match */
+    size_t last_match;       /* regex: where the last match ended, SIZE_MAX for none */
+    bool open;               /* split: a part has been begun but not ended */
+    bool was_word;           /* added: the character before the kept text is a word character */
+    bool swallow;            /* added: white space here belongs to the token before */
+    bool begun;              /* prefix, sp: the piece has begun */
+    bool past;               /* prefix: the document's first piece has ended */
+    uint32_t last_cp;        /* sp: the code point before `look` */
     pcre2_match_data *match; /* owned; regex */
 };
 
@@ -205,7 +202,6 @@ struct tok_split {
     enum tokjson_behavior behavior;
     bool invert;
     bool bytes; /* behind ByteLevel: each byte is a character (see tok_byte_char) */
-    bool last;  /* feeds the BPE stage */
     enum tok_class cls;
     struct tok_regex re; /* owned; code is NULL for class splits */
     int8_t quick[256];   /* class of ASCII, or of every byte with `bytes`; -1: look it up */
@@ -317,8 +313,6 @@ struct tok {
     bool prefix_space;
     size_t prefix_before; /* the space goes in front of this split */
     bool drops;           /* what has no token is as if it were not in the text */
-    bool no_restart;      /* a fresh stream in mid-segment would not give the same ids */
-    bool never_safe;
 };
 
 struct tok_cached {
@@ -388,9 +382,7 @@ struct tok_stream {
     int64_t fed;  /* bytes passed to the first stage */
     char held[4]; /* a code point the last feed cut */
     size_t n_held;
-    int64_t safe;
     bool unk_last; /* sp: the id emitted last is `unk`, and the text goes on behind it */
-    int mid;       /* stages that are in the middle of something: no offset is safe now */
     bool finished;
     enum status failed;
     int64_t work;
@@ -405,8 +397,6 @@ enum status tok_emit_word(struct tok_stream *s, const int32_t *ids, size_t n, in
                           int64_t raw, struct err *e) WARN_UNUSED;
 /* The last id covers what is before `raw` too; there is one that has not been taken. */
 enum status tok_emit_more(struct tok_stream *s, int64_t raw, struct err *e) WARN_UNUSED;
-/* Everything before `raw` has been emitted. */
-void tok_note_safe(struct tok_stream *s, int64_t raw);
 enum status tok_too_long(int64_t raw, struct err *e);
 /* Runs `text` through the normalizers; the result is appended to *out. */
 enum status tok_normalize(const struct tok *t, const char *text, size_t n, struct tok_text *out,

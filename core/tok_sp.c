@@ -86,7 +86,6 @@ static enum status emit_word(struct tok_stage *g, size_t to, struct err *e) {
     if (plain) {
         s->unk_last = false;
         TRY(tok_emit_word(s, symbols, n, v.raw - (int64_t)size, v.raw, e));
-        tok_note_safe(s, v.raw);
     } else {
         TRY(emit_slowly(g, g->pos, symbols, n, e));
     }

@@ -19,29 +19,11 @@ static bool border(enum tokjson_behavior b, bool before, bool after) {
     return true;
 }
 
-static void set_mid(struct tok_stage *g, bool on) {
-    if (g->mid != on) g->stream->mid += on ? 1 : -1;
-    g->mid = on;
-}
-
-// Ends the piece at the next stage: nothing is pending behind it, so its end is a candidate for a
-// safe offset.
-static enum status end_next(struct tok_stage *g, struct err *e) {
-    enum status st = OK;
-    TRY(g->next->ops->end(g->next, e));
-    if (g->mid) {
-        set_mid(g, false);
-        if (g->sent_exact) tok_note_safe(g->stream, g->sent_raw);
-    }
-done:
-    return st;
-}
-
 // A part begins. Whether it is a match decides about a border before it.
 static enum status part_begin(struct tok_stage *g, bool match, struct err *e) {
     enum status st = OK;
     const struct tok_split *p = g->conf;
-    if (g->flag >= 0 && border(p->behavior, g->flag, match)) TRY(end_next(g, e));
+    if (g->flag >= 0 && border(p->behavior, g->flag, match)) TRY(g->next->ops->end(g->next, e));
     g->flag = match;
     g->open = true;
 done:
@@ -63,7 +45,7 @@ static enum status part_end(struct tok_stage *g, struct err *e) {
     const struct tok_split *p = g->conf;
     g->open = false;
     if (p->behavior == TOKJSON_ISOLATED || p->behavior == TOKJSON_REMOVED) {
-        TRY(end_next(g, e));
+        TRY(g->next->ops->end(g->next, e));
         g->flag = -1;
     }
 done:
@@ -72,28 +54,13 @@ done:
 
 static enum status piece_end(struct tok_stage *g, struct err *e) {
     enum status st = OK;
-    TRY(end_next(g, e));
+    TRY(g->next->ops->end(g->next, e));
     g->flag = -1;
     g->open = false;
     g->pos = g->look = g->want = 0;
     g->last_match = SIZE_MAX;
     g->text.head = g->text.tail;
     tok_text_clear(&g->text);
-done:
-    return st;
-}
-
-// A piece of one part, in one stroke. With `mid` no place inside it is safe.
-static enum status send_whole(struct tok_stage *g, struct tok_span v, bool mid, struct err *e) {
-    enum status st = OK;
-    if (mid) set_mid(g, true);
-    TRY(g->next->ops->whole(g->next, v, e));
-    g->sent_raw = v.raw;
-    g->sent_exact = v.place != TOK_LOOSE;
-    if (g->mid) {
-        set_mid(g, false);
-        if (g->sent_exact) tok_note_safe(g->stream, g->sent_raw);
-    }
 done:
     return st;
 }
@@ -125,7 +92,7 @@ static enum status class_run(struct tok_stage *g, int cls, struct tok_span v, st
     enum status st = OK;
     const struct tok_split *p = g->conf;
     if (p->cls == TOK_CLASS_WORD) {
-        if (g->flag >= 0 && g->flag != cls) TRY(end_next(g, e));
+        if (g->flag >= 0 && g->flag != cls) TRY(g->next->ops->end(g->next, e));
         g->flag = cls;
         if (cls == 0) goto done;
     } else {
@@ -133,10 +100,7 @@ static enum status class_run(struct tok_stage *g, int cls, struct tok_span v, st
         if (cls == 1 || g->flag != 0) TRY(part_begin(g, cls == 1, e));
         if (p->behavior == TOKJSON_REMOVED && cls == 1) goto done;
     }
-    if (p->bytes) set_mid(g, true); // a border may fall inside a code point of the document
     TRY(g->next->ops->push(g->next, v, e));
-    g->sent_raw = v.raw;
-    g->sent_exact = v.place != TOK_LOOSE;
 done:
     return st;
 }
@@ -160,13 +124,13 @@ done:
 // A word without a match, as most are, goes on as it is.
 static enum status class_whole(struct tok_stage *g, struct tok_span v, struct err *e) {
     const struct tok_split *p = g->conf;
-    bool one_part = p->cls != TOK_CLASS_WORD && g->flag < 0 && !g->mid && v.n > 0;
+    bool one_part = p->cls != TOK_CLASS_WORD && g->flag < 0 && v.n > 0;
     for (size_t i = 0, len; i < v.n && one_part; i += len) {
         one_part = class_at(p, v.s, v.n, i, &len) == 0;
     }
     if (!one_part) return tok_stage_whole(g, v, e);
     g->stream->work += (int64_t)v.n;
-    return send_whole(g, v, p->bytes, e);
+    return g->next->ops->whole(g->next, v, e);
 }
 
 const struct tok_stage_ops tok_class_ops = {class_push, class_whole, piece_end};
@@ -203,9 +167,6 @@ static enum status gap(struct tok_stage *g, size_t to, struct err *e) {
     const struct tok_split *p = g->conf;
     if (to == g->pos) goto done;
     if (!g->open) TRY(part_begin(g, p->invert, e));
-    if (p->behavior != TOKJSON_ISOLATED && p->behavior != TOKJSON_REMOVED && !p->last) {
-        set_mid(g, true); // the piece may also hold part of a match
-    }
     TRY(part_send(g, g->pos, to, e));
     g->pos = to;
 done:
@@ -219,13 +180,12 @@ static enum status one_match(struct tok_stage *g, size_t from, size_t to, struct
     if (g->open) TRY(part_end(g, e));
     TRY(part_begin(g, !p->invert, e));
     g->pos = to;
-    if (!p->last) set_mid(g, true); // restarting inside a match would cut it elsewhere
     if (p->behavior == TOKJSON_ISOLATED && to > from) {
         const struct tok_span v = tok_text_span(&g->text, from, to);
         if (v.n == to - from) { // the common case: one word, in one stroke
             g->open = false;
             g->flag = -1;
-            st = send_whole(g, v, g->mid, e);
+            st = g->next->ops->whole(g->next, v, e);
             goto done;
         }
     }
@@ -318,8 +278,8 @@ static bool match_can_begin(const struct tok_begin *begins, const char *s, size_
 // A piece in which no match can begin is one part, and that the last: it goes on as it is.
 static enum status regex_whole(struct tok_stage *g, struct tok_span v, struct err *e) {
     const struct tok_split *p = g->conf;
-    const bool fresh = p->behavior == TOKJSON_ISOLATED && !p->invert && !g->mid && g->flag < 0 &&
-                       tok_text_n(&g->text) == 0;
+    const bool fresh =
+        p->behavior == TOKJSON_ISOLATED && !p->invert && g->flag < 0 && tok_text_n(&g->text) == 0;
     if (fresh && p->re.begins != NULL && !match_can_begin(p->re.begins, v.s, v.n)) {
         return g->next->ops->whole(g->next, v, e);
     }

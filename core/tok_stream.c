@@ -47,10 +47,6 @@ done:
     return st;
 }
 
-void tok_note_safe(struct tok_stream *s, int64_t raw) {
-    if (s->mid == 0 && !s->t->no_restart && !s->t->never_safe) s->safe = raw;
-}
-
 // Moves what is kept to the front once it is less than what was taken: amortized O(1). A buffer
 // that one long word blew up is given back.
 static void settle_out(struct tok_stream *s) {
@@ -101,10 +97,6 @@ size_t tok_take(struct tok_stream *s, int32_t *ids, int64_t *end_bytes, size_t c
     s->out_head += n;
     settle_out(s);
     return n;
-}
-
-int64_t tok_safe_bytes(const struct tok_stream *s) {
-    return s->safe;
 }
 
 int64_t tok_work(const struct tok_stream *s) {
@@ -245,14 +237,12 @@ void tok_stream_reset(struct tok_stream *s) {
         g->pos = g->look = g->want = 0;
         g->flag = -1;
         g->last_match = SIZE_MAX;
-        g->open = g->mid = g->was_word = g->swallow = g->begun = g->past = false;
-        g->sent_exact = false;
+        g->open = g->was_word = g->swallow = g->begun = g->past = false;
     }
     s->out_head = s->out_tail = s->mark_head = s->mark_tail = 0;
     s->n_taken = s->taken_end = s->out_end = 0;
-    s->fed = s->safe = s->work = 0;
+    s->fed = s->work = 0;
     s->n_held = 0;
-    s->mid = 0;
     s->unk_last = false;
     tok_bpe_stage_reset(&s->bpe);
     s->finished = false;
@@ -345,7 +335,6 @@ enum status tok_finish(struct tok_stream *s, struct err *e) {
     if (s->out_tail > s->out_head && s->out_end != s->fed) {
         TRY(add_mark(s, s->n_taken + (int64_t)(s->out_tail - s->out_head) - 1, s->fed, e));
     }
-    s->safe = s->fed;
     s->finished = true;
 done:
     if (st != OK && s->failed == OK) s->failed = st;

@@ -184,8 +184,6 @@ enum status tok_stage_send(struct tok_stage *g, size_t from, size_t to, struct e
     while (from < to) {
         const struct tok_span v = tok_text_span(&g->text, from, to);
         TRY(g->next->ops->push(g->next, v, e));
-        g->sent_raw = v.raw;
-        g->sent_exact = v.place != TOK_LOOSE;
         from += v.n;
     }
 done:

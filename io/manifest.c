@@ -154,28 +154,42 @@ static enum status directory_of(char **out, const char *path, struct err *e) {
     return mem_dup(out, path, slash == path ? 1 : (size_t)(slash - path), e);
 }
 
+enum status man_open(struct json **doc, const char *path, const char *const *sets, int n_set,
+                     struct err *e) {
+    enum status st = OK;
+    struct json *file = NULL;
+    struct sbuf text;
+    sbuf_init(&text);
+    *doc = NULL;
+    TRY(json_open(&file, path, MAX_BYTES, e));
+    if (n_set > 0) {
+        size_t n = 0;
+        const char *whole = json_borrow_text(file, &n);
+        sbuf_add(&text, whole, n);
+        TRY(sbuf_status(&text, e));
+        for (int i = 0; i < n_set; i++) TRY(man_set(&text, path, sets[i], e));
+        json_close(file);
+        file = NULL;
+        TRY(json_open_text(&file, path, text.s, text.n, e));
+    }
+    *doc = file;
+    file = NULL;
+done:
+    sbuf_fini(&text);
+    json_close(file);
+    return st;
+}
+
 enum status man_load(struct manifest **out, const char *path, const char *const *sets, int n_set,
                      struct man_problems *problems, struct err *e) {
     enum status st = OK;
     struct json *doc = NULL;
     char *dir = NULL;
-    struct sbuf text;
-    sbuf_init(&text);
     *out = NULL;
     TRY(directory_of(&dir, path, e));
-    TRY(json_open(&doc, path, MAX_BYTES, e));
-    if (n_set > 0) {
-        size_t n = 0;
-        const char *whole = json_borrow_text(doc, &n);
-        sbuf_add(&text, whole, n);
-        TRY(sbuf_status(&text, e));
-        for (int i = 0; i < n_set; i++) TRY(man_set(&text, path, sets[i], e));
-        json_close(doc);
-        TRY(json_open_text(&doc, path, text.s, text.n, e));
-    }
+    TRY(man_open(&doc, path, sets, n_set, e));
     TRY(man_parse(out, doc, dir, 0, problems, e));
 done:
-    sbuf_fini(&text);
     json_close(doc);
     mem_free(dir);
     return st;

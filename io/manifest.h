@@ -166,9 +166,13 @@ enum { MAN_NO_OUTPUT = 1 }; /* flag: "output" need not be there (results go to s
 enum status man_parse(struct manifest **out, const struct json *doc, const char *dir,
                       unsigned flags, struct man_problems *problems, struct err *e) WARN_UNUSED;
 
-/* Reads the manifest file `path` (at most 16 MiB) after applying sets[0..n_set) in order, each as
- * man_set() does. Errors: as man_parse, and E_NOINPUT, E_IO, E_FORMAT for text that is not JSON and
- * E_ARG for a bad assignment, which are in e only and leave `problems` empty. */
+/* The JSON of the manifest file `path` (at most 16 MiB) after applying sets[0..n_set) in order, each as
+ * man_set() does. Errors: E_NOINPUT, E_IO, E_NOMEM, E_FORMAT (text that is not JSON), E_ARG (a bad
+ * assignment). */
+enum status man_open(struct json **doc, const char *path, const char *const *sets, int n_set,
+                     struct err *e) WARN_UNUSED;
+/* Reads that. Errors: as man_parse, and those of man_open, which are in e only and leave `problems`
+ * empty. */
 enum status man_load(struct manifest **out, const char *path, const char *const *sets, int n_set,
                      struct man_problems *problems, struct err *e) WARN_UNUSED;
 void man_close(struct manifest *m);

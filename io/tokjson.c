@@ -397,14 +397,18 @@ enum status tokjson_open(struct tokjson **out, const char *model_dir, struct err
     r.t->unk = -1;
     TRY(mem_zalloc(&keep, 1, sizeof *keep, e));
     r.t->keep = keep;
-    sbuf_printf(&path, "%s/tokenizer.json", model_dir);
-    TRY(sbuf_status(&path, e));
-    TRY(open_file(&keep->file, sbuf_str(&path), h, e));
-    r.file = keep->file;
-    sbuf_clear(&path);
     sbuf_printf(&path, "%s/tokenizer_config.json", model_dir);
     TRY(sbuf_status(&path, e));
     if (access(sbuf_str(&path), F_OK) == 0) TRY(open_file(&r.config, sbuf_str(&path), NULL, e));
+    sbuf_clear(&path);
+    sbuf_printf(&path, "%s/tokenizer.json", model_dir);
+    TRY(sbuf_status(&path, e));
+    if (access(sbuf_str(&path), F_OK) == 0) {
+        TRY(open_file(&keep->file, sbuf_str(&path), h, e));
+    } else {
+        TRY(tokjson_open_pair(&keep->file, r.config, model_dir, h, e));
+    }
+    r.file = keep->file;
     TRY(read_all(&r, h, e));
     hash_text(h, r.t->identity);
     *out = r.t;

@@ -155,7 +155,8 @@ struct tokjson {
     char *texts; /* owned: what those of another source live in, each with a NUL behind it */
 };
 
-/* Reads DIR/tokenizer.json and, when there is one, DIR/tokenizer_config.json.
+/* Reads DIR/tokenizer.json, or vocab.json and merges.txt of a GPT2Tokenizer, and, when there is one,
+ * DIR/tokenizer_config.json.
  * Errors: E_NOINPUT, E_IO, E_NOMEM; E_FORMAT and E_UNSUPPORTED as "FILE:LINE: $.path: what". */
 enum status tokjson_open(struct tokjson **out, const char *model_dir, struct err *e) WARN_UNUSED;
 void tokjson_close(struct tokjson *t);

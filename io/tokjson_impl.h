@@ -24,6 +24,12 @@ enum status tokjson_id(const struct json *j, const struct jnode *v, const char *
 enum status tokjson_only_known(const struct json *j, const struct jnode *v, const char *path,
                                const char *const *keys, struct err *e) WARN_UNUSED;
 
+/* DIR/vocab.json and DIR/merges.txt as one tokenizer.json; what was read is added to h. config: of
+ * tokenizer_config.json, NULL without one. Errors: E_NOINPUT, E_IO, E_NOMEM, E_FORMAT, E_UNSUPPORTED (the
+ * files may be of another kind of tokenizer). */
+enum status tokjson_open_pair(struct json **out, const struct json *config, const char *dir,
+                              struct hash *h, struct err *e) WARN_UNUSED;
+
 /* The normalizer and pre_tokenizer trees, flattened; the decoder is checked only. */
 enum status tokjson_read_pipeline(struct tokjson *t, const struct json *j,
                                   struct err *e) WARN_UNUSED;

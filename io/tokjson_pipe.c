@@ -22,6 +22,30 @@ static int find_name(const char *const *names, size_t n, const char *s) {
     return -1;
 }
 
+// What a step may say: the same in all three trees. A Sequence's list is looked for by each().
+static const struct {
+    const char *type, *fields[6];
+} steps[] = {
+    {"Sequence", {"type", "normalizers", "pretokenizers", "decoders"}},
+    {"NFC", {"type"}},
+    {"NFD", {"type"}},
+    {"NFKC", {"type"}},
+    {"NFKD", {"type"}},
+    {"Lowercase", {"type"}},
+    {"Prepend", {"type", "prepend"}},
+    {"Replace", {"type", "pattern", "content"}},
+    {"ByteLevel", {"type", "add_prefix_space", "trim_offsets", "use_regex"}},
+    {"Split", {"type", "pattern", "behavior", "invert"}},
+    {"Digits", {"type", "individual_digits"}},
+    {"Punctuation", {"type", "behavior"}},
+    {"Whitespace", {"type"}},
+    {"WhitespaceSplit", {"type"}},
+    {"Metaspace", {"type", "replacement", "add_prefix_space", "prepend_scheme", "split"}},
+    {"Fuse", {"type"}},
+    {"ByteFallback", {"type"}},
+    {"Strip", {"type", "content", "start", "stop"}},
+};
+
 // The object at `path` and its `type`; *v becomes NULL for null or absent.
 static enum status read_type(const struct walk *w, const struct jnode **v, const char *path,
                              struct tokjson_str *type, struct err *e) {
@@ -32,6 +56,10 @@ static enum status read_type(const struct walk *w, const struct jnode **v, const
     }
     TRY(tokjson_want(w->j, *v, path, JSON_OBJ, e));
     TRY(tokjson_string(w->j, *v, path, "type", type, e));
+    for (size_t i = 0; i < COUNTOF(steps); i++) {
+        if (strcmp(steps[i].type, type->s) != 0) continue;
+        TRY(tokjson_only_known(w->j, *v, path, steps[i].fields, e));
+    }
 done:
     return st;
 }
@@ -43,7 +71,9 @@ static enum status read_pattern(const struct walk *w, const struct jnode *v, con
     char at[PATH_MAX_TEXT + 16];
     snprintf(at, sizeof at, "%s.pattern", path);
     const struct jnode *p = json_get(v, "pattern");
+    static const char *const kinds[] = {"String", "Regex", NULL};
     TRY(tokjson_want(w->j, p, at, JSON_OBJ, e));
+    TRY(tokjson_only_known(w->j, p, at, kinds, e));
     *is_regex = json_get(p, "Regex") != NULL;
     TRY(tokjson_string(w->j, p, at, *is_regex ? "Regex" : "String", out, e));
     if (out->n == 0) st = tokjson_fail(w->j, e, E_UNSUPPORTED, at, "an empty pattern");

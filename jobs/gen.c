@@ -351,13 +351,34 @@ done:
     return st;
 }
 
+// A commit without a state would win against the last checkpoint, which knows more of these answers.
+static bool knows_more(const struct generator *g) {
+    return g->n_doc > 0 && g->docs[0]->kept;
+}
+
+static void say(const struct generator *g, const char *what) {
+    char text[640];
+    snprintf(text, sizeof text, "%s: %s", g->n_doc > 0 ? g->docs[0]->d->source : "part", what);
+    if (g->cfg.part.note != NULL) g->cfg.part.note(g->cfg.part.ctx, RUN_WARNING, text);
+}
+
 static enum status commit(struct generator *g, bool with_state, struct err *e) {
     enum status st = OK;
+    bool late = false;
     TRY(locate(g, e));
-    const bool saves = with_state && gen_n_begun(g) > 0;
-    if (saves) TRY(gen_save(g, e));
-    TRY(g->out->commit(g->out->ctx, &g->mark, NULL, saves ? LEDGER_STATE_PUT : 0, e));
-    part_committed(&g->clock, &g->mark, saves || g->n_doc == 0);
+    const int n = with_state ? gen_n_begun(g) : 0;
+    if (n > 0) TRY(gen_save(g, &late, e));
+    if (late && knows_more(g)) {
+        say(g, "no time to write a checkpoint: the next run goes on from the one before");
+    } else if (late) {
+        say(g, "no time to write a checkpoint: the next run begins these answers again");
+    }
+    if (late && knows_more(g)) goto done;
+    const bool saved = n > 0 && !late;
+    TRY(g->out->commit(g->out->ctx, &g->mark, NULL, saved ? LEDGER_STATE_PUT : 0, e));
+    for (int i = 0; i < n; i++) g->docs[i]->kept = saved;
+    g->up_to_date = saved || g->n_doc == 0;
+    part_committed(&g->clock, &g->mark, g->up_to_date);
 done:
     return st;
 }
@@ -366,7 +387,7 @@ static enum status commit_if_due(struct generator *g, struct err *e) {
     bool with_state = false;
     const bool due =
         part_commit_due(&g->clock, &g->cfg.part, g->out, &g->mark, g->n_doc > 0, &with_state);
-    return due ? commit(g, with_state, e) : OK;
+    return due && (with_state || !knows_more(g)) ? commit(g, with_state, e) : OK;
 }
 
 // Gives up prompts that are half way, and saves the rest.
@@ -375,7 +396,7 @@ static enum status stop_here(struct generator *g, struct err *e) {
     const int keep = n > 0 || g->n_doc == 0 ? n : 1; // the first says where to go on
     drop_documents(g, keep);
     struct err why = {.code = OK};
-    const enum status st = commit(g, n > 0, &why);
+    const enum status st = g->up_to_date ? OK : commit(g, n > 0, &why);
     if (st != OK) return err_fail(e, st, "%s", why.msg);
     return err_fail(e, E_CANCEL, "stopped on request");
 }
@@ -387,17 +408,16 @@ static enum status begin(struct generator *g, const struct ledger_mark *mark,
     enum status st = OK;
     struct err why = {.code = OK};
     g->mark = *mark;
-    g->end = false;
+    g->end = g->up_to_date = false;
     part_clock_start(&g->clock, mark);
     if (state == NULL || state->n == 0) goto done;
     st = gen_restore(g, state, &why);
+    g->up_to_date = st == OK;
     if (st != OK && st != E_FORMAT) FAIL(e, st, "%s", why.msg);
     if (st == OK) goto done;
     st = OK; // an optimisation: its loss costs time and nothing else
-    char text[640];
-    snprintf(text, sizeof text, "%s: checkpoint not used: %s",
-             g->n_doc > 0 ? g->docs[0]->d->source : "part", why.msg);
-    if (g->cfg.part.note != NULL) g->cfg.part.note(g->cfg.part.ctx, RUN_WARNING, text);
+    err_prefix(&why, "checkpoint not used: ");
+    say(g, why.msg);
     TRY(g->out->drop_document(g->out->ctx, e));
     drop_documents(g, 0);
     g->end = false;
@@ -427,6 +447,7 @@ static enum status one_round(struct generator *g, struct err *e) {
     const struct part_config *c = &g->cfg.part;
     struct err why = {.code = OK};
     if (c->stop.asked != NULL && c->stop.asked(c->stop.ctx)) return stop_here(g, e);
+    g->up_to_date = false;
     st = gen_admit(g, &why);
     if (st == OK) st = gen_step(g, &why);
     if (st == E_CANCEL) return stop_here(g, e);

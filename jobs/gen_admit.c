@@ -194,10 +194,24 @@ done:
     return st;
 }
 
+// Runs what is in the span. Documents that are through enter at once: a prompt's cache and a stream's
+// own are as large as each other, and of the first kind there are only as many as spans are shared by.
+static enum status run_and_enter(struct generator *g, int first, int *n_promised, struct err *e) {
+    enum status st = OK;
+    TRY(run_span(g, e));
+    for (int i = first; i < g->n_doc; i++) {
+        struct gen_doc *d = g->docs[i];
+        if (d->ready && d->tracks[0].slot < 0 && !d->tracks[0].done) TRY(enter(g, d, e));
+    }
+    *n_promised = 0;
+done:
+    return st;
+}
+
 enum status gen_admit(struct generator *g, struct err *e) {
     enum status st = OK;
-    int n_promised = 0;
-    int first = 0; // of the documents that are not streams yet
+    int n_promised = 0; // streams of documents that are through and have not entered
+    int first = 0;      // of the documents that are not streams yet
     while (first < g->n_doc &&
            (g->docs[first]->tracks[0].slot >= 0 || g->docs[first]->tracks[0].done)) {
         first++;
@@ -218,12 +232,11 @@ enum status gen_admit(struct generator *g, struct err *e) {
             g->reader.doc = NULL;
             if (d->ready) n_promised += g->n_setting;
         }
-        if (!through || span_room(g->span) < g->n_setting) TRY(run_span(g, e));
+        if (!through || span_room(g->span) < g->n_setting) {
+            TRY(run_and_enter(g, first, &n_promised, e));
+        }
     }
-    TRY(run_span(g, e));
-    for (; first < g->n_doc; first++) {
-        if (g->docs[first]->ready) TRY(enter(g, g->docs[first], e));
-    }
+    TRY(run_and_enter(g, first, &n_promised, e));
 done:
     return st;
 }

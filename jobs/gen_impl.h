@@ -77,6 +77,7 @@ struct gen_doc {
     int32_t last;             /* that id */
     struct gen_track *tracks; /* owned [n_setting] */
     int n_flushed;            /* tracks whose token rows are all out */
+    bool kept;                /* the last checkpoint has it */
 };
 
 /* Rows of one document in the span: n rows a setting, setting by setting from `row` on. */
@@ -121,7 +122,9 @@ struct generator {
 
     struct ledger_mark mark;
     struct part_clock clock;
-    int64_t shown_ns; /* when progress was last told */
+    bool up_to_date;    /* what is on disk knows all of g->docs */
+    int64_t shown_ns;   /* when progress was last told */
+    int64_t stop_by_ns; /* once asked to stop: when saving ends at the latest; 0: not asked */
 };
 
 const struct gen_ask *gen_ask_of(const struct generator *g, const struct gen_doc *d);
@@ -171,8 +174,9 @@ void gen_print_turn(const struct gen_track *t, struct sbuf *out);
 
 /* ---- checkpoints (gen_state.c) ---- */
 
-/* To g->out, in pieces: no more than one stream's is in memory. */
-enum status gen_save(struct generator *g, struct err *e) WARN_UNUSED;
+/* To g->out, in pieces: no more than one stream's is in memory. *late: the run is to stop, and it would
+ * have taken longer than that may; nothing is put then. */
+enum status gen_save(struct generator *g, bool *late, struct err *e) WARN_UNUSED;
 /* Opens the documents again and puts their streams back. E_FORMAT with what differs; the generator's
  * documents are the caller's to drop then. */
 enum status gen_restore(struct generator *g, const struct sbuf *state, struct err *e) WARN_UNUSED;

@@ -11,11 +11,12 @@
  * their input; an engine with fewer streams takes as many of the first ones as it can. */
 #include "jobs/gen_impl.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 
 #include <string.h>
 
-enum { PIECE_BYTES = 1 << 20 };
+enum { PIECE_BYTES = 1 << 20, WRITE_BYTES = 16 << 20 };
 
 struct saved_doc {
     int64_t offset, n_tok;
@@ -103,10 +104,24 @@ done:
     return st;
 }
 
-static enum status flush(struct generator *g, struct sbuf *out, struct err *e) {
+static bool is_late(struct generator *g) {
+    const struct part_config *c = &g->cfg.part;
+    if (g->stop_by_ns == 0 && c->stop.asked != NULL && c->stop.asked(c->stop.ctx)) {
+        g->stop_by_ns = clock_ns() + (int64_t)(c->stop_save_s * 1e9);
+    }
+    return g->stop_by_ns != 0 && clock_ns() >= g->stop_by_ns;
+}
+
+static enum status flush(struct generator *g, struct sbuf *out, bool *late, struct err *e) {
     enum status st = OK;
     TRY(sbuf_status(out, e));
-    TRY(g->out->put_state(g->out->ctx, out->s, out->n, e));
+    for (size_t at = 0; at < out->n; at += WRITE_BYTES) {
+        *late = *late || is_late(g);
+        if (*late) break;
+        const size_t left = out->n - at;
+        TRY(g->out->put_state(g->out->ctx, out->s + at, left < WRITE_BYTES ? left : WRITE_BYTES,
+                              e));
+    }
     sbuf_clear(out);
 done:
     return st;
@@ -127,25 +142,27 @@ static void save_doc(const struct doc *d, int n_flushed, struct sbuf *out) {
     put(out, d->failure.msg, strlen(d->failure.msg));
 }
 
-enum status gen_save(struct generator *g, struct err *e) {
+enum status gen_save(struct generator *g, bool *late, struct err *e) {
     enum status st = OK;
     const int64_t n_doc = gen_n_begun(g);
     struct sbuf head, out;
+    *late = false;
     sbuf_init(&head);
     sbuf_init(&out);
     print_head(g, &head);
     TRY(sbuf_status(&head, e));
     put(&out, head.s, head.n);
     sbuf_add(&out, &n_doc, sizeof n_doc);
-    for (int64_t i = 0; i < n_doc; i++) {
+    for (int64_t i = 0; i < n_doc && !*late; i++) {
         const struct gen_doc *d = g->docs[i];
         save_doc(d->d, d->n_flushed, &out);
-        for (int k = 0; k < g->n_setting; k++) {
+        for (int k = 0; k < g->n_setting && !*late; k++) {
             TRY(save_track(g, d, &d->tracks[k], &out, e));
-            if (out.n >= PIECE_BYTES) TRY(flush(g, &out, e));
+            if (out.n >= PIECE_BYTES) TRY(flush(g, &out, late, e));
         }
     }
-    TRY(flush(g, &out, e));
+    if (!*late) TRY(flush(g, &out, late, e));
+    if (*late) TRY(g->out->put_state(g->out->ctx, NULL, 0, e));
 done:
     sbuf_fini(&head);
     sbuf_fini(&out);
@@ -321,7 +338,7 @@ static enum status restore_doc(struct generator *g, struct cursor *c, struct err
     d->d->bos = s.bos;
     d->d->is_ids = s.is_ids;
     d->d->ended = true;
-    d->opened = true;
+    d->opened = d->kept = true;
     d->n_flushed = s.n_flushed >= 0 && s.n_flushed <= g->n_setting ? s.n_flushed : 0;
     memcpy(d->d->text_hash, s.text_hash, sizeof s.text_hash);
     d->d->text_hash[sizeof s.text_hash - 1] = '\0';

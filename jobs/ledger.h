@@ -143,7 +143,9 @@ enum status ledger_unspool(struct ledger_part *p, int64_t at, size_t n, struct s
 int64_t ledger_uncommitted(const struct ledger_part *p);
 
 /* Bytes of a mid-document checkpoint in pieces, where it is too large to lie in memory: the next commit
- * takes them, with n_state LEDGER_STATE_PUT. Errors: E_IO, E_NOMEM; the pieces so far are gone then. */
+ * takes them, with n_state LEDGER_STATE_PUT. They are synced as they come, so that the commit has not
+ * got all of them to wait for. bytes NULL: the pieces so far are not wanted. Errors: E_IO, E_NOMEM; the
+ * pieces so far are gone then. */
 #define LEDGER_STATE_PUT SIZE_MAX
 enum status ledger_put_state(struct ledger_part *p, const char *bytes, size_t n,
                              struct err *e) WARN_UNUSED;

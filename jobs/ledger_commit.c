@@ -19,7 +19,8 @@ enum {
     CHECKSUM_HEX = 16,
     COMMITS_TAIL_BYTES = 1 << 18, // some hundred commits: all that a fall-back can want
     STATE_HEADER_BYTES = 56,
-    PIECE_BYTES = 1 << 18
+    PIECE_BYTES = 1 << 18,
+    SYNC_BYTES = 64 << 20 // of a state that may not have reached the disk
 };
 static const char state_magic[8] = {'B', 'A', 'S', 'I', 'N', 'C', 'K', 'P'};
 static const char *const length_keys[LEDGER_STREAMS] = {"results", "token_rows", "errors"};
@@ -133,7 +134,7 @@ static uint64_t get_le(const char *p, int n) {
 enum status ledger_state_open(struct ledger_state *s, const char *path, struct err *e) {
     enum status st = OK;
     const char head[STATE_HEADER_BYTES] = {0};
-    s->n = 0;
+    s->n = s->n_unsynced = 0;
     TRY(hash_open(&s->hash, e));
     // Not the atomic way: the other file is the valid one until a commit names this one.
     s->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
@@ -150,9 +151,14 @@ done:
 
 enum status ledger_state_add(struct ledger_state *s, const char *path, const char *bytes, size_t n,
                              struct err *e) {
-    const enum status st = file_write_all(s->fd, path, bytes, n, e);
+    enum status st = file_write_all(s->fd, path, bytes, n, e);
     hash_add(s->hash, bytes, n);
     s->n += n;
+    s->n_unsynced += n;
+    if (st == OK && s->n_unsynced >= SYNC_BYTES) {
+        st = file_sync(s->fd, path, e);
+        s->n_unsynced = 0;
+    }
     if (st != OK) ledger_state_close(s);
     return st;
 }

@@ -90,6 +90,7 @@ struct ledger_state {
     bool open;
     int fd;
     size_t n;          /* bytes of the payload so far */
+    size_t n_unsynced; /* of them */
     struct hash *hash; /* owned: of them */
 };
 enum status ledger_state_open(struct ledger_state *s, const char *path, struct err *e) WARN_UNUSED;

@@ -423,6 +423,11 @@ done:
 enum status ledger_put_state(struct ledger_part *p, const char *bytes, size_t n, struct err *e) {
     enum status st = OK;
     const char *path = ledger_own_path(p, ledger_state_names[p->next_slot]);
+    if (bytes == NULL) {
+        ledger_state_close(&p->state);
+        (void)unlink(path); // no commit names it
+        goto done;
+    }
     if (!p->state.open) TRY(ledger_state_open(&p->state, path, e));
     TRY(ledger_state_add(&p->state, path, bytes, n, e));
 done:

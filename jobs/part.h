@@ -25,7 +25,7 @@ struct part_out {
     enum status (*spool)(void *ctx, const char *bytes, size_t n, int64_t *at, struct err *e);
     enum status (*unspool)(void *ctx, int64_t at, size_t n, struct sbuf *out, struct err *e);
     int64_t (*uncommitted)(void *ctx);
-    /* See ledger_put_state() and ledger_commit(). */
+    /* See ledger_put_state() (bytes NULL: drops the pieces) and ledger_commit(). */
     enum status (*put_state)(void *ctx, const char *bytes, size_t n, struct err *e);
     enum status (*commit)(void *ctx, const struct ledger_mark *m, const char *state, size_t n_state,
                           struct err *e);
@@ -52,6 +52,7 @@ struct part_config {
     const char *model_identity;
     int64_t n_row;
     double commit_s, checkpoint_s;
+    double stop_save_s; /* once asked to stop, so long may the saving of a state take */
     struct span_stop stop;
     void (*note)(void *ctx, enum run_note kind, const char *text);
     void (*progress)(void *ctx, const struct part_totals *t,

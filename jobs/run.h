@@ -41,6 +41,7 @@ struct run_options {
     int64_t end_unix_s;  /* SLURM_JOB_END_TIME; 0: none */
     bool ignore_locks;   /* tests: as on a file system without locks */
     double checkpoint_s; /* 0: the default, 120 */
+    double stop_save_s;  /* 0: the default, 4; see part.h */
     const char *tmp_dir; /* run_direct: where standard input is spooled; NULL: /tmp */
     struct run_hooks hooks;
 };

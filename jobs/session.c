@@ -299,6 +299,7 @@ void session_part_config(const struct session *s, struct part_config *c) {
     c->n_row = s->n_row;
     c->commit_s = 1;
     c->checkpoint_s = s->o->checkpoint_s > 0 ? s->o->checkpoint_s : 120;
+    c->stop_save_s = s->o->stop_save_s > 0 ? s->o->stop_save_s : 4;
 }
 
 enum status session_spool_stdin(struct session *s, const char *dir, struct err *e) {

@@ -100,6 +100,36 @@ static void test_render(void **state) {
     }
 }
 
+// What the templates in real models' files make of conversations (tools/mkchat.py).
+static void test_recorded(void **state) {
+    int n_line = 0;
+    char line[4096];
+    FILE *f = fopen("tests/data/chats.jsonl", "r");
+    assert_non_null(f);
+    for (; fgets(line, sizeof line, f) != NULL; n_line++) {
+        struct json *doc = NULL;
+        struct err e = {.code = OK};
+        struct chat_message chat[16];
+        struct sbuf b;
+        size_t n = 0;
+        sbuf_init(&b);
+        assert_int_equal(json_open_text(&doc, "line", line, strlen(line), &e), OK);
+        const struct jnode *messages = json_get(json_root(doc), "messages");
+        for (; n < json_len(messages); n++) {
+            assert_true(n < COUNTOF(chat));
+            chat[n].role = json_str(json_get(json_at(messages, n), "role"), NULL);
+            chat[n].content = json_str(json_get(json_at(messages, n), "content"), &chat[n].n);
+        }
+        const char *name = json_str(json_get(json_root(doc), "template"), NULL);
+        assert_int_equal(chat_render(chat_find(name), *state, chat, n, &b, &e), OK);
+        assert_string_equal(sbuf_str(&b), json_str(json_get(json_root(doc), "text"), NULL));
+        sbuf_fini(&b);
+        json_close(doc);
+    }
+    assert_int_equal(n_line, 24);
+    fclose(f);
+}
+
 static void test_names(void **state) {
     (void)state;
     size_t n = 0;
@@ -368,10 +398,10 @@ static void test_text(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_render),    cmocka_unit_test(test_names),
-        cmocka_unit_test(test_recognise), cmocka_unit_test(test_wrong_chats),
-        cmocka_unit_test(test_prompts),   cmocka_unit_test(test_bodies),
-        cmocka_unit_test(test_text),
+        cmocka_unit_test(test_render),      cmocka_unit_test(test_recorded),
+        cmocka_unit_test(test_names),       cmocka_unit_test(test_recognise),
+        cmocka_unit_test(test_wrong_chats), cmocka_unit_test(test_prompts),
+        cmocka_unit_test(test_bodies),      cmocka_unit_test(test_text),
     };
     return cmocka_run_group_tests(tests, open_tok, close_tok);
 }

@@ -22,50 +22,7 @@ static void test_recorded(void **state) {
     assert_true(stok_each(DATA, stok_check_recorded) >= 35);
 }
 
-/* ---- (c) safe offsets ---- */
-
-static int64_t safe_moves; // how often an offset behind the start was safe in mid-text
-
-static void check_safe(const struct stok_case *c) {
-    const struct sbuf *text = c->text;
-    struct stok_ids all = {0}, rest = {0};
-    struct tok_stream *second = stok_stream(c->t);
-    stok_encode(c->s, text->s, text->n, 1 << 20, &all);
-    tok_stream_reset(c->s);
-    int64_t seen = 0;
-    for (size_t i = 0; i < text->n; i++) { // byte by byte, so that every stop is met
-        struct err e = {0};
-        if (tok_feed(c->s, text->s + i, 1, &e) != OK) fail_msg("%s", e.msg);
-        const int64_t safe = tok_safe_bytes(c->s);
-        assert_true(safe >= seen && safe <= (int64_t)i + 1);
-        if (safe == seen || (text->n > 300 && safe - seen < (int64_t)text->n / 20)) continue;
-        seen = safe;
-        safe_moves++;
-        stok_encode(second, text->s + safe, text->n - (size_t)safe, 4096, &rest);
-        size_t k = 0;
-        while (k < all.n && all.end[k] <= safe) k++;
-        const bool same =
-            all.n - k == rest.n && memcmp(all.id + k, rest.id, rest.n * sizeof *rest.id) == 0;
-        if (!same) {
-            fail_msg("%s text %zu: a fresh stream from %lld differs", c->name, c->index,
-                     (long long)safe);
-        }
-    }
-    assert_int_equal(tok_finish(c->s, NULL), OK);
-    assert_int_equal(tok_safe_bytes(c->s), text->n);
-    tok_stream_close(second);
-    stok_fini(&all);
-    stok_fini(&rest);
-}
-
-static void test_safe(void **state) {
-    (void)state;
-    safe_moves = 0;
-    (void)stok_each(DATA, check_safe);
-    assert_true(safe_moves > 100);
-}
-
-/* ---- (e) decoding ---- */
+/* ---- (c) decoding ---- */
 
 static void check_decode(const struct stok_case *c) {
     // The others do not keep the text.
@@ -180,7 +137,28 @@ static void test_questions(void **state) {
     tok_close(t);
 }
 
-/* ---- (f) refusals ---- */
+// vocab.json and merges.txt: what OPT's configuration says of special tokens (tools/mktok.py --pair).
+static void test_pair(void **state) {
+    static const char text[] = "</s> a </s>b <pad>.";
+    static const int32_t want[] = {0, 259, 221, 0, 66, 221, 1000, 14};
+    struct stok_ids x = {0};
+    (void)state;
+    struct tok *t = stok_open("tests/data/tok/pair");
+    struct tok_stream *s = stok_stream(t);
+    assert_true(tok_adds_bos(t));
+    assert_int_equal(tok_bos(t), 0);
+    assert_int_equal(tok_eos(t), 0);
+    assert_true(tok_is_special(t, 1000));
+    assert_int_equal(tok_n_vocab(t), 1001);
+    stok_encode(s, text, sizeof text - 1, 1 << 20, &x);
+    assert_int_equal(x.n, COUNTOF(want));
+    assert_memory_equal(x.id, want, sizeof want);
+    stok_fini(&x);
+    tok_stream_close(s);
+    tok_close(t);
+}
+
+/* ---- (e) refusals ---- */
 
 static void test_invalid(void **state) {
     (void)state;
@@ -200,8 +178,8 @@ static void test_missing(void **state) {
 
 static void test_no_memory(void **state) {
     static const char *const dirs[] = {"tests/data/tok/llama3", "tests/data/tok/flags",
-                                       "tests/data/tok/nfkc", "tests/data/tok/qwen",
-                                       "tests/data/tok/gaps"};
+                                       "tests/data/tok/nfkc",   "tests/data/tok/qwen",
+                                       "tests/data/tok/gaps",   "tests/data/tok/pair"};
     (void)state;
     for (size_t d = 0; d < COUNTOF(dirs); d++) {
         enum status st = E_NOMEM;
@@ -220,11 +198,11 @@ static void test_no_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_recorded),  cmocka_unit_test(test_safe),
-        cmocka_unit_test(test_decode),    cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_stretch),   cmocka_unit_test(test_bad_utf8),
-        cmocka_unit_test(test_questions), cmocka_unit_test(test_invalid),
-        cmocka_unit_test(test_missing),   cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_recorded),  cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_linear),    cmocka_unit_test(test_stretch),
+        cmocka_unit_test(test_bad_utf8),  cmocka_unit_test(test_questions),
+        cmocka_unit_test(test_invalid),   cmocka_unit_test(test_missing),
+        cmocka_unit_test(test_no_memory), cmocka_unit_test(test_pair),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

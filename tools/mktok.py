@@ -5,6 +5,7 @@ ids that the `tokenizers` library gives for them.
     pip install tokenizers==0.21.4
     tools/mktok.py tests/data/tok TRAINING_TEXT.txt
     tools/mktok.py --ranges          # the tables of core/tok_ucd.c
+    tools/mktok.py --pair tests/data/tok   # `pair` there (transformers 4.34.0)
 
 NAME/tokenizer.json [NAME/tokenizer_config.json]   a tokenizer
 NAME/ids.json   its ids for each text of texts.json: a list or, when long, "COUNT:FNV-1a of the 32-bit little-endian ids"
@@ -270,9 +271,43 @@ def newer_ranges():
     print("};")
 
 
+def pair(target):
+    """TARGET/pair: the tokenizer of `gpt2` as vocab.json and merges.txt, with OPT's special tokens, and the ids that
+    transformers' GPT2TokenizerFast (4.34.0) gives. Run behind main()."""
+    from transformers import GPT2TokenizerFast
+    with open(os.path.join(target, "texts.json"), encoding="utf-8") as f:
+        samples = [s if isinstance(s, str) else "".join(t * n for t, n in s) for s in json.load(f)]
+    with open(os.path.join(target, "gpt2", "tokenizer.json"), encoding="utf-8") as f:
+        model = json.load(f)["model"]
+    vocab = {"</s>" if t == "<|endoftext|>" else t: i for t, i in model["vocab"].items()}
+    vocab["<pad>"] = len(vocab)
+    folder = os.path.join(target, "pair")
+    os.makedirs(folder, exist_ok=True)
+    write = lambda name: open(os.path.join(folder, name), "w", encoding="utf-8")
+    with write("vocab.json") as f:
+        json.dump(vocab, f, ensure_ascii=False, separators=(",", ":"))
+    with write("merges.txt") as f:
+        f.write("#version: 0.2\n" + "".join(" ".join(m) + "\n" for m in model["merges"]))
+    token = {"__type": "AddedToken", "content": "</s>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": True}
+    with write("tokenizer_config.json") as f:
+        json.dump({"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True, "add_prefix_space": False, "bos_token": token,
+                   "eos_token": token, "unk_token": token, "pad_token": dict(token, content="<pad>")}, f)
+    t = GPT2TokenizerFast.from_pretrained(folder)
+    print(t.encode("</s> a </s>b <pad>.", add_special_tokens=False))  # tests/test_tok.c
+    assert t.encode("a")[0] == vocab["</s>"] and t.bos_token_id == t.eos_token_id == vocab["</s>"]
+    with write("ids.json") as f:
+        ids = [t.encode(s, add_special_tokens=False) for s in samples]
+        json.dump([i if len(i) <= 100 else fnv(i) for i in ids], f, separators=(",", ":"))
+
+
 def byte_offsets():
     return processors.ByteLevel(trim_offsets=False)
 
 
 if __name__ == "__main__":
-    newer_ranges() if sys.argv[1:] == ["--ranges"] else main()
+    if sys.argv[1:] == ["--ranges"]:
+        newer_ranges()
+    elif sys.argv[1] == "--pair":
+        pair(sys.argv[2])
+    else:
+        main()

@@ -224,7 +224,17 @@ JSON
     expect 66 "$BASIN" validate job.json
     shows 'job.json:6: $.input[0].path: a.txt'
     shows 'job.json:7: $.input[1].path: b.txt'
+    # Beside other mistakes too, and of what --set makes of the manifest.
+    expect 65 "$BASIN" validate job.json --set cache.0.mode=snik
+    shows '$.cache[0].mode'
+    shows 'job.json:6: $.input[0].path: a.txt'
+    shows 'job.json:7: $.input[1].path: b.txt'
     expect 65 "$BASIN" validate job.json --set cache.0.mode=snik --set input=none.txt
+    shows '$.input: none.txt'
+    [[ "$output" != *a.txt* ]]
+    expect 65 "$BASIN" validate job.json --set cache.0.mode=snik --set input.1.path=none.txt
+    shows '$.input[0].path: a.txt'
+    shows '$.input[1].path: none.txt'
 }
 
 @test "validate warns of a window beyond the trained context" {

@@ -143,6 +143,45 @@ JSON
     [[ $(jq -s 'map(.tokens_resumed) | max' wide-killed/run/*.json) -gt 0 ]]
 }
 
+# until_line TEXT FILES: it is in one of them (a pattern: they need not be there yet).
+until_line() { for i in $(seq 2400); do grep -qsF -- "$1" $2 && return; sleep 0.05; done; return 1; }
+
+@test "the last checkpoint stands until there is a better one: after a kill, and when a stop has no time" {
+    for i in 1500:0 8000:1 8000:2; do
+        printf '{"custom_id": "c%s", "body": {"prompt": "Anne %s", "max_tokens": %s}}\n' "${i#*:}" "${i#*:}" "${i%:*}"
+    done > bodies.jsonl
+    job stand '"bodies.jsonl"' '{"max_new_tokens": 8000, "ignore_eos": true, "temperature": 0.9, "seed": 4}'
+    "$BASIN" run stand.json --out stand-whole --quiet
+    "$BASIN" run stand.json --checkpoint-seconds 0.05 --quiet &
+    pid=$!
+    until_line '"state":' 'out-stand/.basin/work/00000/*/commits'
+    kill -TERM $pid
+    code=0
+    wait $pid || code=$?
+    [[ $code -eq 75 ]]
+    [[ $("$BASIN" status out-stand --json | jq .documents) -eq 0 ]]
+    # The first answer is done, those behind it are in the checkpoint alone: neither a commit of what is done nor a
+    # stop without time may hide it.
+    for signal in TERM KILL; do
+        "$BASIN" run stand.json --stop-save-seconds 0.000000001 --json > events 2> said &
+        pid=$!
+        until_line '"documents":1' events
+        sleep 1.2 # a commit of what is done would have come
+        kill -$signal $pid
+        code=0
+        wait $pid || code=$?
+        if [[ $signal == TERM ]]; then
+            [[ $code -eq 75 ]]
+            grep -q 'no time to write a checkpoint: the next run goes on from the one before' events
+        fi
+    done
+    "$BASIN" run stand.json --quiet
+    diff <(published stand-whole) <(published out-stand)
+    # The runs in their order: all that took it up took up the same.
+    jq -sc 'map(.tokens_resumed // 0)' out-stand/run/*.json
+    [[ $(jq -s 'map(.tokens_resumed // 0) | .[0] == 0 and .[1] > 0 and .[-1] == .[1]' out-stand/run/*.json) == true ]]
+}
+
 @test "plan, status, stats, init: of generate jobs" {
     expect 0 "$BASIN" plan job.json --set generate.streams=3 --out elsewhere --json
     holds '.streams == 3 and .documents >= 60 and .tokens_most >= 4800 and .memory_bytes > .stream_bytes'
@@ -333,6 +372,38 @@ score() {
     expect 3 "$BASIN" run ids.json --quiet
     expect 0 "$BASIN" status out-ids --failed
     shows "token id 99999"
+}
+
+@test "learned positions: prompt and answer end with their table, each document alone" {
+    for family in gpt2 opt; do
+        mkdir $family
+        cp "$ROOT/tests/data/fixtures/$family"/{config.json,model.safetensors} $family
+        jq -c '.model.vocab |= with_entries(select(.value < 256)) | .model.merges = []' "$ROOT/tests/data/tok/gpt2/tokenizer.json" > $family/tokenizer.json
+        # 448 positions; an answer's last token needs none: the prompt's tokens + those written - 1 are fed.
+        for n in 20 429 430 448 449 600; do
+            jq -nc --argjson n $n '{custom_id: "p\($n)", body: {prompt: [range($n) | 2 + (. * 7 + $n) % 250], max_tokens: 20}}'
+        done > table.jsonl
+        jq -c '.custom_id = "one" + .custom_id | .body.max_tokens = 1' table.jsonl > one.jsonl
+        job $family '["table.jsonl", "one.jsonl"]' '{"max_new_tokens": 20, "ignore_eos": true}'
+        jq '.cache = {mode: "dense"}' $family.json > dense.json
+        expect 3 "$BASIN" run dense.json --set model=$PWD/$family --quiet
+        expect 0 "$BASIN" cat out-$family
+        [[ $(jq -sc 'map([.id, .completion_tokens])' <<< "$output") == \
+            '[["onep20",1],["onep429",1],["onep430",1],["onep448",1],["p20",20],["p429",20]]' ]]
+        expect 0 "$BASIN" status out-$family --failed
+        [[ $(jq -sc 'map(.id)' <<< "$output") == '["onep449","onep600","p430","p448","p449","p600"]' ]]
+        [[ $(grep -c "past token 448: the $family family adds learned positions" <<< "$output") -eq 6 ]]
+        # What fits is not touched by what does not; it is what a job without the others gives.
+        head -n 2 table.jsonl > fits.jsonl
+        jq '.input = "fits.jsonl"' dense.json > fits.json
+        expect 0 "$BASIN" run fits.json --set model=$PWD/$family --out out-fits-$family --quiet
+        diff <("$BASIN" cat out-$family --fields id,text,sum_logprob | tail -n 2) <("$BASIN" cat out-fits-$family --fields id,text,sum_logprob)
+        # In a cache they cannot move: a document fails where something would have to leave it.
+        jq '.input = "fits.jsonl"' $family.json > fits.json
+        expect 3 "$BASIN" run fits.json --set model=$PWD/$family --set cache.window_tokens=40 --out out-sink-$family --quiet
+        expect 0 "$BASIN" cat out-sink-$family
+        holds '.id == "p20" and .completion_tokens == 20'
+    done
 }
 
 @test "stop strings end a text across tokens and inside code points' bytes" {
