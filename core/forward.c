@@ -254,9 +254,10 @@ static void attention(struct fwd *f, int64_t l, struct wt *const *w, const struc
     norm_heads(f, f->k, w[ARCH_NORM_K], a->n_kv, n_row);
     turn(f, cls, n_row);
 
-    keys->load(keys->ctx, l, &k, &v);
+    keys->open(keys->ctx, l, &k, &v);
     dev_kv_store(d, k, f->k, fc->seg, fc->n_seg);
     dev_kv_store(d, v, f->v, fc->seg, fc->n_seg);
+    if (keys->stored != NULL) keys->stored(keys->ctx, l);
     const struct dev_attend at = {.out = f->o,
                                   .q_win = f->q,
                                   .q_sink = f->sinks_turn && cls == 0 ? f->q_sink : f->q,
@@ -271,7 +272,6 @@ static void attention(struct fwd *f, int64_t l, struct wt *const *w, const struc
                                   .softcap = a->attn_softcap,
                                   .slopes = f->mo->top[ARCH_SLOPES]};
     dev_attend(d, &at, n_row);
-    keys->store(keys->ctx, l);
     dev_linear(d, f->y, f->o, w[ARCH_O], w[ARCH_O_BIAS], n_row);
 }
 
@@ -309,23 +309,6 @@ static void layer(struct fwd *f, int64_t l, struct wt *const *w, const struct fw
     mlp(f, w, n_row);
     if (post_mlp != NULL) norm(f, f->y, f->y, post_mlp, NULL, n_row);
     dev_add(d, f->x, f->y, by, n_row);
-}
-
-static enum status layers(struct fwd *f, const struct fwd_block *b, const struct span_stop *stop,
-                          struct err *e) {
-    enum status st = OK;
-    struct dev *d = f->mo->dev;
-    for (int64_t l = 0; l < model_arch(f->mo->model)->n_layer; l++) {
-        struct wt *const *w = model_layer(f->mo, l);
-        dev_weights_prepare(d, w, ARCH_ROLE_COUNT);
-        layer(f, l, w, &b->keys, b->n_row);
-        dev_weights_release(d, w, ARCH_ROLE_COUNT);
-        if (stop != NULL && stop->asked != NULL && stop->asked(stop->ctx)) {
-            FAIL(e, E_CANCEL, "stopped on request");
-        }
-    }
-done:
-    return st;
 }
 
 static void embed(struct fwd *f, int64_t n_row) {
@@ -389,7 +372,7 @@ static void angles(struct fwd *f, int64_t n_row) {
     if (f->some_ang != NULL) angles_apart(f, n_row);
 }
 
-static void head(struct fwd *f, int64_t n_row) {
+void fwd_head(struct fwd *f, int64_t n_row) {
     const struct arch *a = model_arch(f->mo->model);
     struct wt *const *top = f->mo->top;
     norm(f, f->h, f->x, top[ARCH_NORM_OUT], top[ARCH_NORM_OUT_BIAS], n_row);
@@ -404,8 +387,7 @@ static void head(struct fwd *f, int64_t n_row) {
     dev_head(f->mo->dev, &p, n_row);
 }
 
-enum status fwd_run(struct fwd *f, const struct fwd_block *b, const struct span_stop *stop,
-                    struct err *e) {
+enum status fwd_start(struct fwd *f, const struct fwd_block *b, struct err *e) {
     enum status st = OK;
     struct dev *d = f->mo->dev;
     TRY(send_plan(f, b->n_row, e));
@@ -413,11 +395,40 @@ enum status fwd_run(struct fwd *f, const struct fwd_block *b, const struct span_
     dev_write(d, f->targets, 0, b->n_row, b->targets);
     angles(f, b->n_row);
     dev_weights_prepare(d, f->mo->top, ARCH_ROLE_COUNT);
+    f->started = true;
     embed(f, b->n_row);
-    st = layers(f, b, stop, e);
-    if (st == OK) head(f, b->n_row);
-    dev_weights_release(d, f->mo->top, ARCH_ROLE_COUNT);
 done:
+    return st;
+}
+
+void fwd_layer(struct fwd *f, const struct fwd_block *b, int64_t l) {
+    struct wt *const *w = model_layer(f->mo, l);
+    dev_weights_prepare(f->mo->dev, w, ARCH_ROLE_COUNT);
+    layer(f, l, w, &b->keys, b->n_row);
+    dev_weights_release(f->mo->dev, w, ARCH_ROLE_COUNT);
+}
+
+void fwd_end(struct fwd *f) {
+    if (f->started) dev_weights_release(f->mo->dev, f->mo->top, ARCH_ROLE_COUNT);
+    f->started = false;
+}
+
+enum status fwd_stopped(const struct span_stop *stop, struct err *e) {
+    const bool asked = stop != NULL && stop->asked != NULL && stop->asked(stop->ctx);
+    return asked ? err_fail(e, E_CANCEL, "stopped on request") : OK;
+}
+
+enum status fwd_run(struct fwd *f, const struct fwd_block *b, const struct span_stop *stop,
+                    struct err *e) {
+    enum status st = OK;
+    TRY(fwd_start(f, b, e));
+    for (int64_t l = 0; l < model_arch(f->mo->model)->n_layer; l++) {
+        fwd_layer(f, b, l);
+        TRY(fwd_stopped(stop, e));
+    }
+    fwd_head(f, b->n_row);
+done:
+    fwd_end(f);
     return st;
 }
 

@@ -63,7 +63,7 @@ const char *dev_kind(const struct dev *d); /* "ref", "cpu", "cuda": the `device`
 const char *dev_describe(const struct dev *d); /* for people: "cpu avx512 bf16, 2 threads" */
 enum dtype dev_kv_dtype(const struct dev *d);  /* element type of BUF_KV buffers */
 
-/* Waits for everything queued; reports and clears the sticky error ("attend: ..."). */
+/* Waits for everything in both queues; reports and clears the sticky error ("attend: ..."). */
 enum status dev_sync(struct dev *d, struct err *e) WARN_UNUSED;
 
 /* ---- buffers ----------------------------------------------------------------------------------------- */
@@ -336,11 +336,23 @@ void dev_copy(struct dev *d, struct buf *dst, int64_t dst_row, const struct buf 
 void dev_copy_peer(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struct dev *src_dev,
                    const struct buf *src, int64_t src_row, int64_t n);
 
-/* Marks a point in d's queue, and makes another device's queue wait for it. */
+/* A device has two queues. Operations, copies and dev_copy_peer go to the first; the second has rows that come
+ * in from other devices meanwhile. Each is in order, and neither waits for the other but by events. What a
+ * call checks on the host it checks at once. */
+enum dev_queue { DEV_QUEUE, DEV_FETCHES };
+
+/* Rows from another handle, in dst_dev's second queue. Nothing else is waited for: an event says when the rows
+ * are there to be read, and others when they have come and when both buffers may be written again. Element
+ * types must agree. Between devices of different kinds it is dev_copy_peer. */
+void dev_fetch(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struct dev *src_dev,
+               const struct buf *src, int64_t src_row, int64_t n);
+
+/* Marks a point in a queue of the event's own device d, and makes a queue of any device wait for the point
+ * that was marked last before this call; for nothing when there is none. */
 enum status dev_event_new(struct dev_event **out, struct dev *d, struct err *e) WARN_UNUSED;
 void dev_event_free(struct dev_event *ev);
-void dev_event_record(struct dev *d, struct dev_event *ev);
-void dev_event_wait(struct dev *d, const struct dev_event *ev);
+void dev_event_record(struct dev *d, enum dev_queue q, struct dev_event *ev);
+void dev_event_wait(struct dev *d, enum dev_queue q, const struct dev_event *ev);
 
 /* Seconds spent per stage since the handle was opened, for `bench` and run records. */
 enum dev_stage {

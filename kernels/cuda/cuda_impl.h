@@ -79,6 +79,8 @@ struct cuda_dev {
     struct cuda_tune tune;
     size_t smem_most; /* shared memory a block may have */
     cudaStream_t stream;
+    cudaStream_t fetches; /* rows from other GPUs */
+    uint64_t reaches;     /* bit n: it has been asked whether GPU n's memory is reached directly */
     struct cuda_blas blas;
     cublasLtHandle_t lt;
     cublasLtMatmulDesc_t desc;
@@ -187,6 +189,9 @@ void cuda_copy(struct dev *d, struct buf *dst, int64_t dst_row, const struct buf
                int64_t src_row, int64_t n);
 void cuda_copy_peer(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struct dev *src_dev,
                     const struct buf *src, int64_t src_row, int64_t n);
+
+void cuda_fetch(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struct dev *src_dev,
+                const struct buf *src, int64_t src_row, int64_t n);
 
 /* ---- weights (weights.c) */
 
