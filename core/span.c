@@ -246,10 +246,12 @@ static void open_keys(void *ctx, int64_t l, struct buf **k, struct buf **v) {
     *k = la->k[turn];
     *v = la->v[turn];
     if (own > 0) dev_event_wait(d, DEV_FETCHES, la->freed[turn]);
-    // Devices behind this one, and the cache, have taken what was here two layers ago.
+    // Devices behind this one, and the cache, have taken what was here two layers ago. Where layers see
+    // different windows, what comes in lies where own keys lay then.
     for (int i = 0; i < sp->n_lane; i++) {
-        if (i > own || (i == 0 && own > 0))
-            dev_event_wait(d, DEV_QUEUE, sp->lanes[i].fetched[turn]);
+        if (i == own || (i < own && i > 0)) continue;
+        dev_event_wait(d, DEV_QUEUE, sp->lanes[i].fetched[turn]);
+        if (own > 0) dev_event_wait(d, DEV_FETCHES, sp->lanes[i].fetched[turn]);
     }
     for (int i = la->first; i < la->first + la->n_slice; i++) {
         const struct slice *s = &sp->slices[i];

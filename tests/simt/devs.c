@@ -19,13 +19,16 @@ int ops_list(struct ops_dev out[8]) {
     return 3;
 }
 
-struct dev *ops_open(const struct ops_dev *c, int n_thread) {
+struct dev *ops_open_nth(const struct ops_dev *c, int nth) {
     struct dev *d = NULL;
     struct err e = {.code = OK};
-    const struct dev_config cfg = {.n_thread = n_thread, .compute = c->compute};
-    const int ordinal = 2 * (int)c->isa + (n_thread - 1) % 2;
-    if (cuda_open_with(&d, ordinal, &small, &cfg, &e) != OK) fail_msg("%s", e.msg);
+    const struct dev_config cfg = {.n_thread = 1, .compute = c->compute};
+    if (cuda_open_with(&d, nth, &small, &cfg, &e) != OK) fail_msg("%s", e.msg);
     return d;
+}
+
+struct dev *ops_open(const struct ops_dev *c, int n_thread) {
+    return ops_open_nth(c, 2 * (int)c->isa + (n_thread - 1) % 2);
 }
 
 bool ops_slow(void) {

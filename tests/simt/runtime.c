@@ -18,7 +18,7 @@ enum { GUARD_BYTES = 0 }; // ASan has its own
 #else
 enum { GUARD_BYTES = 64 };
 #endif
-enum { GUARD = 0xC3, ALIGN = 256 };
+enum { GUARD = 0xC3, ALIGN = 256, EAGER = 3 /* device */ };
 
 struct op {
     struct op *next;
@@ -146,6 +146,7 @@ static void push(struct simt_stream *s, void (*run)(void *), void *arg) {
     *s->last = op;
     s->last = &op->next;
     s->queued++;
+    if (s->device == EAGER) run_until(s, s->queued);
 }
 
 static void *keep(const void *p, size_t n) {
@@ -285,6 +286,7 @@ cudaError_t cudaMemcpyPeerAsync(void *dst, int dst_device, const void *src, int 
     check_device(src, n, src_device);
     check_device(dst, n, dst_device);
     push(s, move, keep(&m, sizeof m));
+    if (s->device % 2 == 1) run_until(s, s->queued); // as early as its stream allows
     return cudaSuccess;
 }
 
