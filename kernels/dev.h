@@ -63,6 +63,9 @@ const char *dev_kind(const struct dev *d); /* "ref", "cpu", "cuda": the `device`
 const char *dev_describe(const struct dev *d); /* for people: "cpu avx512 bf16, 2 threads" */
 enum dtype dev_kv_dtype(const struct dev *d);  /* element type of BUF_KV buffers */
 
+/* Bytes of memory that the device still has to give. */
+int64_t dev_memory_left(const struct dev *d);
+
 /* Waits for everything in both queues; reports and clears the sticky error ("attend: ..."). */
 enum status dev_sync(struct dev *d, struct err *e) WARN_UNUSED;
 
@@ -108,7 +111,18 @@ struct dev_weight_src {
     int64_t first, block, stride; /* whole tensor in order: 0, n_out, 0 */
     bool transposed; /* stored as [n_in, n_stored_rows] (WT_MATRIX only, elements that stand alone):
                         element (i, k) is number k * n_stored_rows + (stored row of i) */
+    uint64_t
+        made; /* not 0: the elements (DT_BF16, no WT_VECTOR) are made up, those of dev_made_fill under
+                      this seed. A device that makes them itself does not read `data`, which may be NULL */
+    int made_shift;
 };
+
+/* Elements first .. first + n - 1 of a made-up tensor, first a multiple of 8: element 8 i + j is byte j (the
+ * lowest is 0), as a signed integer, of the splitmix64 value number i after `seed`, times 2^-shift. Source:
+ * Steele et al., Fast splittable pseudorandom number generators, OOPSLA 2014. On n_thread threads. */
+void dev_made_fill(bf16_t *out, uint64_t seed, int shift, int64_t first, int64_t n, int n_thread);
+/* Whether the device makes elements itself. */
+bool dev_makes(const struct dev *d);
 
 enum wt_use {
     WT_MATRIX, /* right-hand side of dev_linear and dev_head */

@@ -31,9 +31,12 @@ struct dev_event {
     void *state;     /* owned by the backend */
 };
 
-/* One per backend; static const; every entry but `measure`, `mlp`, `sample` and `similar` is there. */
+/* One per backend; static const; every entry but `memory_left` (then it is the host's), `measure`, `mlp`,
+ * `sample` and `similar` is there. */
 struct dev_ops {
     const char *kind;
+    bool makes; /* made-up weights */
+    int64_t (*memory_left)(const struct dev *d);
     void (*close)(struct dev *d);
     void (*sync)(struct dev *d); /* waits; failures through dev_fail */
     void (*times)(const struct dev *d, double seconds[DEV_STAGE_COUNT]);

@@ -77,8 +77,19 @@ static void cuda_close(struct dev *dev) {
     mem_free(d);
 }
 
+static int64_t memory_left(const struct dev *dev) {
+    size_t left = 0, all = 0;
+    if (cudaSetDevice(((const struct cuda_dev *)dev)->ordinal) == cudaSuccess &&
+        cudaMemGetInfo(&left, &all) == cudaSuccess)
+        return (int64_t)left;
+    cudaGetLastError();
+    return 0;
+}
+
 static const struct dev_ops cuda_ops = {
     .kind = "cuda",
+    .makes = true,
+    .memory_left = memory_left,
     .close = cuda_close,
     .sync = cuda_sync,
     .times = cuda_times,
