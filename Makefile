@@ -51,14 +51,14 @@ CMD  := $(patsubst %.c,$(OUT)/%.o,$(wildcard cmd/*.c))
 LIB  := $(OUT)/libbasin.a
 BIN  := $(OUT)/basin
 TEST_SUPPORT := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/support_*.c))
-TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(filter-out tests/test_cuda.c,$(wildcard tests/test_*.c)))
+TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(filter-out tests/test_cuda%,$(wildcard tests/test_*.c)))
 # The GPU's kernels on the CPU (tests/simt/): the .cu files as C++, with a stand-in of CUDA in front.
 HAVE_CXX  := $(shell $(CC) -x c++ -include new -fsyntax-only /dev/null 2>/dev/null && echo 1)
 SIMT_SRC  := $(filter-out kernels/cuda/blas.c,$(wildcard kernels/cuda/*.c kernels/cuda/*.cu tests/simt/*.c tests/simt/*.cu))
 SIMT_OBJ  := $(patsubst %.c,$(OUT)/simt/%.o,$(patsubst %.cu,$(OUT)/simt/%.cu.o,$(SIMT_SRC)))
 ON_CUDA   := ops attend quant made span_dev span_over
 SIMT_TESTS := $(if $(HAVE_CXX),$(patsubst %,$(OUT)/tests/test_cuda_%,$(ON_CUDA)))
-SIMT_TESTS += $(if $(HAVE_CXX),$(OUT)/tests/test_cuda)
+SIMT_TESTS += $(if $(HAVE_CXX),$(OUT)/tests/test_cuda $(OUT)/tests/test_cuda_bench)
 GPU_TESTS := $(patsubst %,$(OUT)/gpu/tests/test_%,$(ON_CUDA))
 
 .PHONY: all check-deps
@@ -106,6 +106,7 @@ WRAP_test_file        := -Wl,--wrap=write,--wrap=link,--wrap=copy_file_range,--w
 WRAP_test_lz4f        := -Wl,--wrap=write
 WRAP_test_plan        := $(WRAP_ALLOC)
 WRAP_test_stream_batch := $(WRAP_ALLOC)
+WRAP_test_cuda_bench  := -Wl,--wrap=dev_open_cuda
 WRAP_test_ledger      := -Wl,--wrap=write,--wrap=fsync,--wrap=copy_file_range $(WRAP_ALLOC)
 $(OUT)/tests/%: $(OUT)/tests/%.o $(OUT)/tests/devs_cpu.o $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(WRAP_$*) $(LIBS) -lcmocka -o $@
@@ -117,15 +118,15 @@ $(OUT)/simt/%.cu.o: %.cu Makefile
 	$(CC) -x c++ -std=c++17 $(CFLAGS) $(SAN) $(KERNEL_CFLAGS) -Wall -Wextra -Wno-unknown-pragmas -fno-strict-aliasing $(if $(WERROR),-Werror) -fno-exceptions -fno-rtti -D_GNU_SOURCE -Itests/simt -I. -MMD -MP -c $< -o $@
 $(patsubst %,$(OUT)/tests/test_cuda_%,$(ON_CUDA)): $(OUT)/tests/test_cuda_%: $(OUT)/tests/test_%.o $(SIMT_OBJ) $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
-$(OUT)/tests/test_cuda: $(OUT)/simt/tests/test_cuda.o $(SIMT_OBJ) $(TEST_SUPPORT) $(LIB)
-	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
+$(OUT)/tests/test_cuda $(OUT)/tests/test_cuda_bench: $(OUT)/tests/%: $(OUT)/simt/tests/%.o $(SIMT_OBJ) $(TEST_SUPPORT) $(LIB)
+	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(WRAP_$*) $(LIBS) -lcmocka -o $@
 $(OUT)/gpu/tests/%: $(OUT)/tests/%.o $(OUT)/tests/devs_gpu.o $(TEST_SUPPORT) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
 $(OUT)/tools/bench/%: $(OUT)/tools/bench/%.o $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -o $@
 .SECONDARY:
--include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d) $(SIMT_OBJ:.o=.d) $(OUT)/simt/tests/test_cuda.d $(wildcard $(OUT)/tests/devs_*.d)
+-include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d) $(SIMT_OBJ:.o=.d) $(wildcard $(OUT)/simt/tests/*.d) $(wildcard $(OUT)/tests/devs_*.d)
 
 .PHONY: setup demo test test-gpu test-all test-programs asan ubsan tsan valgrind fuzz fuzz-programs fuzz-link fuzz-coverage lint format man install clean help bench
 setup: ## install what is missing (Debian packages); PREFIX=DIR: unpack it there, without root

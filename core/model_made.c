@@ -161,6 +161,8 @@ void model_made_free(struct model_made *m) {
 static const struct {
     const char *name, *config;
 } shapes[] = {
+    {"stories260k", LLAMA("llama", SIZES(64, 172, 5, 8, 4, 512, 512), 10000, "true")},
+    {"stories15m", LLAMA("llama", SIZES(288, 768, 6, 6, 6, 32000, 256), 10000, "true")},
     {"smollm2-135m", LLAMA("llama", SIZES(576, 1536, 30, 9, 3, 49152, 8192), 100000, "true")},
     {"gemma3-270m", GEMMA3(SIZES(640, 2048, 18, 4, 1, 262144, 32768))},
     {"smollm2-360m", LLAMA("llama", SIZES(960, 2560, 32, 15, 5, 49152, 8192), 100000, "true")},
@@ -191,10 +193,11 @@ static const struct {
 
 const char *const *model_shape_names(void) {
     static const char *const names[] = {
-        "smollm2-135m", "gemma3-270m",  "smollm2-360m", "qwen2.5-0.5b", "gemma3-1b",
-        "llama3-1b",    "qwen2.5-1.5b", "smollm2-1.7b", "llama3-3b",    "llama2-7b",
-        "mistral-7b",   "falcon-7b",    "qwen2.5-7b",   "llama3-8b",    "qwen3-8b",
-        "llama2-13b",   "llama2-70b",   "llama3-70b",   "llama3-405b",  NULL};
+        "stories260k",  "stories15m", "smollm2-135m", "gemma3-270m",  "smollm2-360m",
+        "qwen2.5-0.5b", "gemma3-1b",  "llama3-1b",    "qwen2.5-1.5b", "smollm2-1.7b",
+        "llama3-3b",    "llama2-7b",  "mistral-7b",   "falcon-7b",    "qwen2.5-7b",
+        "llama3-8b",    "qwen3-8b",   "llama2-13b",   "llama2-70b",   "llama3-70b",
+        "llama3-405b",  NULL};
     _Static_assert(COUNTOF(names) == COUNTOF(shapes) + 1, "a name for each shape");
     return names;
 }
@@ -206,9 +209,9 @@ static enum status unknown(const char *shape, struct err *e) {
     for (const char *const *n = model_shape_names(); *n != NULL; n++)
         sbuf_printf(&list, "%s%s", list.n > 0 ? ", " : "", *n);
     const enum status st =
-        err_fail(e, E_ARG, "\"%.64s\" is not a shape this program knows%s%s%s; there are %s", shape,
+        err_fail(e, E_ARG, "\"%.64s\" is not a shape this program knows%s%s%s There are %s", shape,
                  near != NULL ? "; did you mean \"" : "", near != NULL ? near : "",
-                 near != NULL ? "\"?" : "", sbuf_str(&list));
+                 near != NULL ? "\"?" : ".", sbuf_str(&list));
     sbuf_fini(&list);
     return st;
 }

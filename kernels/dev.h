@@ -383,7 +383,8 @@ void dev_times(const struct dev *d, double seconds[DEV_STAGE_COUNT]);
 /* What the device can do at most, by trying. */
 struct dev_peaks {
     double flops; /* floating-point operations a second of matrix products in the compute dtype */
-    double read_bytes; /* bytes a second, of memory read once */
+    double
+        read_bytes; /* bytes a second, of memory read once; a GPU's: of its own memory, read and written */
 };
 /* Takes a little more than `seconds` for each figure. Not for use while operations are queued.
  * Errors: E_UNSUPPORTED (ref, which has no speed to speak of), E_NOMEM. */

@@ -17,7 +17,7 @@
 #include <cmocka.h>
 
 static const struct cuda_tune small = {
-    .rows = 16, .vocab = 256, .staging_bytes = 4096, .raw_bytes = 2048};
+    .rows = 16, .vocab = 256, .staging_bytes = 4096, .raw_bytes = 2048, .peak = 24};
 static const struct dev_config f32 = {.n_thread = 1, .compute = DT_F32},
                                bf16 = {.n_thread = 1, .compute = DT_BF16};
 

@@ -44,6 +44,7 @@ struct cuda_tune {
     int64_t vocab; /* columns of the vocabulary in one product of the head, a multiple of 256 */
     size_t staging_bytes; /* of each half of the pinned memory that uploads pass through */
     size_t raw_bytes;     /* of stored elements that wait on the device for their expansion */
+    int64_t peak;         /* side of the matrices that the GPU is measured by, a multiple of 8 */
 };
 
 struct cuda_mem {
@@ -219,6 +220,14 @@ void cuda_linear(struct dev *d, struct buf *y, const struct buf *x, const struct
                  const struct wt *bias, int64_t n_row);
 void cuda_head(struct dev *d, const struct dev_head *a, int64_t n_row);
 void cuda_gemm_free(struct cuda_dev *d);
+/* The algorithm for y [rows, g->n] = x [rows, g->k] w [g->n, g->k]^T, rows of operands, and a run of it; false
+ * after dev_fail. Closed in any case. */
+bool cuda_gemm_choose(struct cuda_dev *d, struct cuda_gemm *g, int64_t rows);
+bool cuda_gemm_run(struct cuda_dev *d, const struct cuda_gemm *g, const void *w, const void *x,
+                   float *y);
+void cuda_gemm_close(struct cuda_dev *d, struct cuda_gemm *g);
+enum status cuda_measure(struct dev *d, double seconds, struct dev_peaks *out,
+                         struct err *e) WARN_UNUSED;
 void cuda_embed(struct dev *d, struct buf *y, const struct wt *table, const struct buf *ids,
                 double scale, int64_t n_row);
 void cuda_norm(struct dev *d, struct buf *y, const struct buf *x, const struct dev_norm *p,

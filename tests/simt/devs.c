@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 static const struct cuda_tune small = {
-    .rows = 16, .vocab = 256, .staging_bytes = 4096, .raw_bytes = 2048};
+    .rows = 16, .vocab = 256, .staging_bytes = 4096, .raw_bytes = 2048, .peak = 24};
 
 // Each kind is two devices, so that all four orders of tests/simt/simt.h come up.
 int ops_list(struct ops_dev out[8]) {
