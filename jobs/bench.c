@@ -35,7 +35,7 @@ enum status bench_parse_device(const char *name, int *gpu, struct err *e) {
         return err_fail(e, E_ARG, "--devices %s: one device is measured at a time", name);
     if (strcmp(name, "cuda") != 0 &&
         (strncmp(name, "cuda:", 5) != 0 || !num_parse_int(name + 5, 4095, &ordinal)))
-        return err_fail(e, E_ARG, "--devices %s: must be cpu, cuda or cuda:N", name);
+        return err_fail(e, E_ARG, "--devices %s: must be cpu or cuda (or cuda:N)", name);
     *gpu = (int)ordinal;
     return OK;
 }
