@@ -40,10 +40,12 @@ enum status bench_parse_device(const char *name, int *gpu, struct err *e) {
     return OK;
 }
 
-static enum status open_device(struct dev **out, const struct bench_on *on, enum dtype dtype,
-                               enum dev_purpose purpose, struct err *e) {
-    const struct dev_config c = {
-        .n_thread = on->n_thread, .isa = on->isa, .compute = dtype, .purpose = purpose};
+// how: dtypes and purpose.
+static enum status open_device(struct dev **out, const struct bench_on *on,
+                               const struct dev_config *how, struct err *e) {
+    struct dev_config c = *how;
+    c.n_thread = on->n_thread;
+    c.isa = on->isa;
     if (on->gpu < 0) return dev_open_cpu(out, &c, e);
     const enum status st = dev_open_cuda(out, on->gpu, &c, e);
     if (st != E_UNSUPPORTED) return st;
@@ -56,7 +58,8 @@ enum status bench_peak(struct bench_peak *out, enum dtype dtype, const struct be
     enum status st = OK;
     struct dev *d = NULL;
     struct dev_peaks peaks;
-    TRY(open_device(&d, on, dtype, DEV_BLOCKS, e));
+    const struct dev_config c = {.compute = dtype};
+    TRY(open_device(&d, on, &c, e));
     TRY(dev_measure(d, seconds, &peaks, e));
     *out = (struct bench_peak){.dtype = dtype,
                                .n_thread = on->n_thread,
@@ -112,9 +115,10 @@ static enum status open_model(struct bench *b, const struct bench_config *c, str
     TRY(c->shape != NULL ? model_open_shape(&b->model, c->shape, 0, e)
                          : model_open(&b->model, c->model, e));
     b->dtype = strcmp(c->dtype, "f32") == 0    ? DT_F32
-               : strcmp(c->dtype, "bf16") == 0 ? DT_BF16
-                                               : session_auto_dtype(b->model);
-    TRY(open_device(&b->dev, &c->on, b->dtype, DEV_BLOCKS, e));
+               : strcmp(c->dtype, "auto") == 0 ? session_auto_dtype(b->model)
+                                               : DT_BF16;
+    const struct dev_config how = {.compute = b->dtype, .int8 = strcmp(c->dtype, "int8") == 0};
+    TRY(open_device(&b->dev, &c->on, &how, e));
     if (c->shape == NULL) goto done;
     TRY(check_memory(b, c, e));
     if (dev_makes(b->dev)) goto done;
@@ -135,7 +139,10 @@ enum status bench_open(struct bench **out, const struct bench_config *c, struct 
     TRY(open_model(b, c, e));
     TRY(model_on_open(&b->mo, b->model, b->dev, e));
     if (c->on.gpu < 0) {
-        TRY(open_device(&b->step_dev, &c->on, b->dtype, DEV_STEPS, e));
+        const bool int8 = strcmp(c->dtype, "int8") == 0 ||
+                          (strcmp(c->dtype, "auto") == 0 && session_auto_int8(b->model));
+        const struct dev_config steps = {.compute = b->dtype, .purpose = DEV_STEPS, .int8 = int8};
+        TRY(open_device(&b->step_dev, &c->on, &steps, e));
         TRY(model_on_open(&b->step_mo, b->model, b->step_dev, e));
     }
     TRY(span_open(&b->span, b->mo, b->n_row, e));
