@@ -57,8 +57,8 @@ TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(filter-out tests/test_cuda%,$(wil
 HAVE_CXX  := $(shell $(CC) -x c++ -include new -fsyntax-only /dev/null 2>/dev/null && echo 1)
 SIMT_SRC  := $(filter-out kernels/cuda/blas.c,$(wildcard kernels/cuda/*.c kernels/cuda/*.cu tests/simt/*.c tests/simt/*.cu))
 SIMT_OBJ  := $(patsubst %.c,$(OUT)/simt/%.o,$(patsubst %.cu,$(OUT)/simt/%.cu.o,$(SIMT_SRC)))
-ON_CUDA   := ops attend quant span_dev sample decode stream_dev
-ON_SIMT   := cuda cuda_graph
+ON_CUDA   := ops attend quant made span_dev span_over sample decode stream_dev
+ON_SIMT   := cuda cuda_graph cuda_bench
 SIMT_TESTS := $(if $(HAVE_CXX),$(patsubst %,$(OUT)/tests/test_cuda_%,$(ON_CUDA)))
 SIMT_TESTS += $(if $(HAVE_CXX),$(ON_SIMT:%=$(OUT)/tests/test_%) $(OUT)/tests/basin_simt)
 GPU_TESTS := $(patsubst %,$(OUT)/gpu/tests/test_%,$(ON_CUDA))
@@ -108,6 +108,7 @@ WRAP_test_file        := -Wl,--wrap=write,--wrap=link,--wrap=copy_file_range,--w
 WRAP_test_lz4f        := -Wl,--wrap=write
 WRAP_test_plan        := $(WRAP_ALLOC)
 WRAP_test_stream_batch := $(WRAP_ALLOC)
+WRAP_test_cuda_bench  := -Wl,--wrap=dev_open_cuda
 WRAP_test_ledger      := -Wl,--wrap=write,--wrap=fsync,--wrap=copy_file_range $(WRAP_ALLOC)
 $(OUT)/tests/%: $(OUT)/tests/%.o $(OUT)/tests/devs_cpu.o $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(WRAP_$*) $(LIBS) -lcmocka -o $@
@@ -120,7 +121,7 @@ $(OUT)/simt/%.cu.o: %.cu Makefile
 $(patsubst %,$(OUT)/tests/test_cuda_%,$(ON_CUDA)): $(OUT)/tests/test_cuda_%: $(OUT)/tests/test_%.o $(SIMT_OBJ) $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
 $(ON_SIMT:%=$(OUT)/tests/test_%): $(OUT)/tests/%: $(OUT)/simt/tests/%.o $(SIMT_OBJ) $(TEST_SUPPORT) $(LIB)
-	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
+	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(WRAP_$*) $(LIBS) -lcmocka -o $@
 # The program itself on simulated GPUs, for tests/cli/cuda.bats.
 $(OUT)/tests/basin_simt: $(CMD) $(SIMT_OBJ) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
@@ -130,7 +131,7 @@ $(OUT)/gpu/tests/%: $(OUT)/tests/%.o $(OUT)/tests/devs_gpu.o $(TEST_SUPPORT) $(L
 $(OUT)/tools/bench/%: $(OUT)/tools/bench/%.o $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -o $@
 .SECONDARY:
--include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d) $(SIMT_OBJ:.o=.d) $(ON_SIMT:%=$(OUT)/simt/tests/test_%.d) $(wildcard $(OUT)/tests/devs_*.d)
+-include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d) $(SIMT_OBJ:.o=.d) $(wildcard $(OUT)/simt/tests/*.d) $(wildcard $(OUT)/tests/devs_*.d)
 
 .PHONY: setup demo test test-gpu test-all test-programs asan ubsan tsan valgrind fuzz fuzz-programs fuzz-link fuzz-coverage lint format man install clean help bench
 setup: ## install what is missing (Debian packages); PREFIX=DIR: unpack it there, without root

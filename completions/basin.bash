@@ -40,7 +40,7 @@ _basin() {
     stats) options='--json' ;;
     tokenize) options='--no-special --decode --text-key --id-key' ;;
     inspect) options='--json' ;;
-    bench) options='--threads --seconds --dtype --json' ;;
+    bench) options='--threads --devices --shape --seconds --dtype --json' ;;
     *) ;;
     esac
     case $command$prev in
@@ -61,6 +61,8 @@ _basin() {
     generate--turn) _basin_words 'stream chunk room'; return ;;
     init--job) _basin_words 'score generate'; return ;;
     cat--format) _basin_words 'jsonl tsv openai'; return ;;
+    bench--devices) _basin_words 'cpu cuda'; return ;;
+    bench--shape) _basin_words 'stories260k stories15m smollm2-135m gemma3-270m smollm2-360m qwen2.5-0.5b gemma3-1b llama3-1b qwen2.5-1.5b smollm2-1.7b llama3-3b llama2-7b mistral-7b falcon-7b qwen2.5-7b llama3-8b qwen3-8b llama2-13b llama2-70b llama3-70b llama3-405b'; return ;;
     bench--dtype) _basin_words 'auto f32 bf16'; return ;;
     esac
     if [[ $cur == -* ]]; then

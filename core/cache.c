@@ -20,11 +20,6 @@ static const struct vis_class *class_of(const struct cache *c, int64_t l) {
     return &c->mo->classes[c->mo->class_of_layer[l]];
 }
 
-// Rows that hold the cache at `pos`: see the layout in the header.
-static int64_t rows_at(const struct vis_rule *r, const struct vis_class *cls, int64_t pos) {
-    return vis_cache_sinks(r, cls) + pos - vis_cache_low(r, cls, pos);
-}
-
 static bool evicts(const struct cache *c, const struct vis_class *cls, int64_t n) {
     return vis_cache_low(&c->rule, cls, c->pos + n) != vis_cache_low(&c->rule, cls, c->pos);
 }
@@ -73,7 +68,7 @@ const struct vis_rule *cache_rule(const struct cache *c) {
 }
 
 int64_t cache_rows(const struct cache *c, int cls) {
-    return rows_at(&c->rule, &c->mo->classes[cls], c->pos);
+    return vis_cache_rows(&c->rule, &c->mo->classes[cls], c->pos);
 }
 
 // At least `need` rows, the first `keep` of them as they are.
@@ -111,8 +106,8 @@ enum status cache_reserve(struct cache *c, int64_t n, struct err *e) {
     enum status st = OK;
     for (int64_t l = 0; l < model_arch(c->mo->model)->n_layer; l++) {
         const struct vis_class *cls = class_of(c, l);
-        const int64_t now = rows_at(&c->rule, cls, c->pos),
-                      then = rows_at(&c->rule, cls, c->pos + n);
+        const int64_t now = vis_cache_rows(&c->rule, cls, c->pos),
+                      then = vis_cache_rows(&c->rule, cls, c->pos + n);
         const int64_t most = most_rows(&c->rule, cls, INT64_MAX / 4);
         if (evicts(c, cls, n)) {
             TRY(grow(c, &c->next[l], then, most, 0, e));
@@ -124,36 +119,24 @@ done:
     return st;
 }
 
-void cache_load(const struct cache *c, int64_t l, struct buf *work_k, struct buf *work_v,
-                int64_t row) {
-    const int64_t n = rows_at(&c->rule, class_of(c, l), c->pos);
-    if (n == 0) return;
-    dev_copy(c->mo->dev, work_k, row, c->live[l].k, 0, n);
-    dev_copy(c->mo->dev, work_v, row, c->live[l].v, 0, n);
-}
-
-void cache_store(struct cache *c, int64_t l, const struct buf *work_k, const struct buf *work_v,
-                 int64_t row, int64_t n) {
+struct cache_run cache_find(const struct cache *c, int64_t l, int64_t j) {
     const struct vis_class *cls = class_of(c, l);
-    struct dev *d = c->mo->dev;
-    const int64_t now = rows_at(&c->rule, cls, c->pos);
-    if (!evicts(c, cls, n)) { // behind the valid rows: invisible until commit
-        dev_copy(d, c->live[l].k, now, work_k, row + now, n);
-        dev_copy(d, c->live[l].v, now, work_v, row + now, n);
-        return;
-    }
     const int64_t n_sink = vis_cache_sinks(&c->rule, cls);
     const int64_t low = vis_cache_low(&c->rule, cls, c->pos);
-    const int64_t new_low = vis_cache_low(&c->rule, cls, c->pos + n);
-    const int64_t from = row + n_sink + (new_low - low), kept = c->pos + n - new_low;
-    if (n_sink > 0) {
-        dev_copy(d, c->next[l].k, 0, work_k, row, n_sink);
-        dev_copy(d, c->next[l].v, 0, work_v, row, n_sink);
-    }
-    if (kept > 0) {
-        dev_copy(d, c->next[l].k, n_sink, work_k, from, kept);
-        dev_copy(d, c->next[l].v, n_sink, work_v, from, kept);
-    }
+    struct cache_run run = {.k = c->live[l].k, .v = c->live[l].v, .row = j, .n = n_sink - j};
+    if (j >= n_sink) run.row = n_sink + (j - low);
+    if (j >= n_sink || low == n_sink) run.n = c->pos - j;
+    CHECK(j >= 0 && j < c->pos && (j < n_sink || j >= low));
+    return run;
+}
+
+struct cache_run cache_next(const struct cache *c, int64_t l, int64_t n) {
+    const struct vis_class *cls = class_of(c, l);
+    const int64_t then = vis_cache_rows(&c->rule, cls, c->pos + n);
+    const bool fresh = evicts(c, cls, n);
+    const struct kv *kv = fresh ? &c->next[l] : &c->live[l];
+    const int64_t row = fresh ? 0 : vis_cache_rows(&c->rule, cls, c->pos);
+    return (struct cache_run){kv->k, kv->v, row, then - row};
 }
 
 void cache_commit(struct cache *c, int64_t n) {
@@ -175,7 +158,7 @@ static int64_t sink_rows(const struct cache *c, int64_t l) {
 }
 
 void cache_give(const struct cache *c, int64_t l, const struct cache_spot *to) {
-    const int64_t n_sink = sink_rows(c, l), n = rows_at(&c->rule, class_of(c, l), c->pos);
+    const int64_t n_sink = sink_rows(c, l), n = vis_cache_rows(&c->rule, class_of(c, l), c->pos);
     const struct kv *kv = &c->live[l];
     struct dev *d = c->mo->dev;
     if (n_sink > 0) {
@@ -193,7 +176,7 @@ enum status cache_take_begin(struct cache *c, int64_t pos, struct err *e) {
     CHECK(c->pos == 0);
     for (int64_t l = 0; l < model_arch(c->mo->model)->n_layer; l++) {
         const struct vis_class *cls = class_of(c, l);
-        TRY(grow(c, &c->live[l], rows_at(&c->rule, cls, pos),
+        TRY(grow(c, &c->live[l], vis_cache_rows(&c->rule, cls, pos),
                  most_rows(&c->rule, cls, INT64_MAX / 4), 0, e));
     }
     c->pos = pos;
@@ -202,7 +185,7 @@ done:
 }
 
 void cache_take(struct cache *c, int64_t l, const struct cache_spot *from) {
-    const int64_t n_sink = sink_rows(c, l), n = rows_at(&c->rule, class_of(c, l), c->pos);
+    const int64_t n_sink = sink_rows(c, l), n = vis_cache_rows(&c->rule, class_of(c, l), c->pos);
     const struct kv *kv = &c->live[l];
     struct dev *d = c->mo->dev;
     if (n_sink > 0) {
@@ -234,7 +217,7 @@ enum status cache_save(const struct cache *c, struct sbuf *out, struct err *e) {
     char *rows = NULL;
     sbuf_add(out, &c->pos, sizeof c->pos);
     for (int64_t l = 0; l < model_arch(c->mo->model)->n_layer; l++) {
-        const int64_t n = rows_at(&c->rule, class_of(c, l), c->pos);
+        const int64_t n = vis_cache_rows(&c->rule, class_of(c, l), c->pos);
         sbuf_add(out, &n, sizeof n);
         if (n == 0) continue;
         const struct buf *const both[2] = {c->live[l].k, c->live[l].v};
@@ -273,7 +256,7 @@ enum status cache_restore(struct cache *c, const char *bytes, size_t n_bytes, si
     for (int64_t l = 0; l < model_arch(c->mo->model)->n_layer; l++) {
         const struct vis_class *cls = class_of(c, l);
         int64_t n = 0;
-        if (!take(&n, sizeof n, &p, end) || n != rows_at(&c->rule, cls, pos)) {
+        if (!take(&n, sizeof n, &p, end) || n != vis_cache_rows(&c->rule, cls, pos)) {
             FAIL(e, E_FORMAT, "saved cache: layer %lld has the wrong number of rows", (long long)l);
         }
         if (n == 0) continue;

@@ -32,14 +32,17 @@ int64_t cache_rows(const struct cache *c, int cls);
 
 /* Makes room for n more tokens. Errors: E_NOMEM. */
 enum status cache_reserve(struct cache *c, int64_t n, struct err *e) WARN_UNUSED;
-/* Copies layer l's rows to work_k and work_v from row `row` on. Ops: sticky errors on the device.
- */
-void cache_load(const struct cache *c, int64_t l, struct buf *work_k, struct buf *work_v,
-                int64_t row);
-/* After n more tokens lie behind the loaded rows at `row`: takes what must be kept of layer l.
- * cache_reserve(c, n) came before. */
-void cache_store(struct cache *c, int64_t l, const struct buf *work_k, const struct buf *work_v,
-                 int64_t row, int64_t n);
+/* Rows of a layer's keys and of its values. */
+struct cache_run {
+    struct buf *k, *v; /* borrowed */
+    int64_t row, n;
+};
+/* Where key j of layer l lies, one that the cache holds, and how many of the keys behind it, itself included,
+ * lie in the rows that follow. */
+struct cache_run cache_find(const struct cache *c, int64_t l, int64_t j);
+/* The rows of the layout at cache_pos() + n that have to be written before cache_commit(c, n), down to its last;
+ * what cache_find names is not among them. cache_reserve(c, n) came before. */
+struct cache_run cache_next(const struct cache *c, int64_t l, int64_t n);
 /* The n tokens stored in every layer become part of the cache. */
 void cache_commit(struct cache *c, int64_t n);
 

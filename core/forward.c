@@ -261,9 +261,10 @@ static void attention(struct fwd *f, int64_t l, struct wt *const *w, const struc
     norm_heads(f, f->k, w[ARCH_NORM_K], a->n_kv, n_row);
     turn(f, cls, n_row);
 
-    keys->load(keys->ctx, l, &k, &v);
+    keys->open(keys->ctx, l, &k, &v);
     dev_kv_store(d, k, f->k, fc->seg, fc->n_seg);
     dev_kv_store(d, v, f->v, fc->seg, fc->n_seg);
+    if (keys->stored != NULL) keys->stored(keys->ctx, l);
     const struct dev_attend at = {.out = f->o,
                                   .q_win = f->q,
                                   .q_sink = f->sinks_turn && cls == 0 ? f->q_sink : f->q,
@@ -278,7 +279,6 @@ static void attention(struct fwd *f, int64_t l, struct wt *const *w, const struc
                                   .softcap = a->attn_softcap,
                                   .slopes = f->mo->top[ARCH_SLOPES]};
     dev_attend(d, &at, n_row);
-    keys->store(keys->ctx, l);
     dev_linear(d, f->y, f->o, w[ARCH_O], w[ARCH_O_BIAS], n_row);
 }
 
@@ -316,25 +316,6 @@ static void layer(struct fwd *f, int64_t l, struct wt *const *w, const struct fw
     mlp(f, w, n_row);
     if (post_mlp != NULL) norm(f, f->y, f->y, post_mlp, NULL, n_row);
     dev_add(d, f->x, f->y, by, n_row);
-}
-
-static bool asked(const struct span_stop *stop) {
-    return stop != NULL && stop->asked != NULL && stop->asked(stop->ctx);
-}
-
-static enum status layers(struct fwd *f, const struct fwd_block *b, const struct span_stop *stop,
-                          struct err *e) {
-    enum status st = OK;
-    struct dev *d = f->mo->dev;
-    for (int64_t l = 0; l < model_arch(f->mo->model)->n_layer; l++) {
-        struct wt *const *w = model_layer(f->mo, l);
-        dev_weights_prepare(d, w, ARCH_ROLE_COUNT);
-        layer(f, l, w, &b->keys, b->n_row);
-        dev_weights_release(d, w, ARCH_ROLE_COUNT);
-        if (asked(stop)) FAIL(e, E_CANCEL, "stopped on request");
-    }
-done:
-    return st;
 }
 
 static void embed(struct fwd *f, int64_t n_row) {
@@ -398,7 +379,7 @@ static void angles(struct fwd *f, int64_t n_row) {
     if (f->some_ang != NULL) angles_apart(f, n_row);
 }
 
-static void head(struct fwd *f, int64_t n_row) {
+void fwd_head(struct fwd *f, int64_t n_row) {
     const struct arch *a = model_arch(f->mo->model);
     struct wt *const *top = f->mo->top;
     norm(f, f->h, f->x, top[ARCH_NORM_OUT], top[ARCH_NORM_OUT_BIAS], n_row);
@@ -413,15 +394,56 @@ static void head(struct fwd *f, int64_t n_row) {
     dev_head(f->mo->dev, &p, n_row);
 }
 
+// What goes to the device before a block: who sees what, ids and targets.
+static enum status send(struct fwd *f, const struct fwd_block *b, struct err *e) {
+    const enum status st = send_plan(f, b->n_row, e);
+    if (st != OK) return st;
+    dev_write(f->mo->dev, f->ids, 0, b->n_row, b->ids);
+    dev_write(f->mo->dev, f->targets, 0, b->n_row, b->targets);
+    return OK;
+}
+
+static void begin(struct fwd *f, const struct fwd_block *b) {
+    angles(f, b->n_row);
+    dev_weights_prepare(f->mo->dev, f->mo->top, ARCH_ROLE_COUNT);
+    f->started = true;
+    embed(f, b->n_row);
+}
+
+enum status fwd_start(struct fwd *f, const struct fwd_block *b, struct err *e) {
+    const enum status st = send(f, b, e);
+    if (st == OK) begin(f, b);
+    return st;
+}
+
+void fwd_layer(struct fwd *f, const struct fwd_block *b, int64_t l) {
+    struct wt *const *w = model_layer(f->mo, l);
+    dev_weights_prepare(f->mo->dev, w, ARCH_ROLE_COUNT);
+    layer(f, l, w, &b->keys, b->n_row);
+    dev_weights_release(f->mo->dev, w, ARCH_ROLE_COUNT);
+}
+
+void fwd_end(struct fwd *f) {
+    if (f->started) dev_weights_release(f->mo->dev, f->mo->top, ARCH_ROLE_COUNT);
+    f->started = false;
+}
+
+enum status fwd_stopped(const struct span_stop *stop, struct err *e) {
+    const bool asked = stop != NULL && stop->asked != NULL && stop->asked(stop->ctx);
+    return asked ? err_fail(e, E_CANCEL, "stopped on request") : OK;
+}
+
 static enum status operations(struct fwd *f, const struct fwd_block *b,
                               const struct span_stop *stop, struct err *e) {
-    struct dev *d = f->mo->dev;
-    angles(f, b->n_row);
-    dev_weights_prepare(d, f->mo->top, ARCH_ROLE_COUNT);
-    embed(f, b->n_row);
-    const enum status st = layers(f, b, stop, e);
-    if (st == OK) head(f, b->n_row);
-    dev_weights_release(d, f->mo->top, ARCH_ROLE_COUNT);
+    enum status st = OK;
+    begin(f, b);
+    for (int64_t l = 0; l < model_arch(f->mo->model)->n_layer; l++) {
+        fwd_layer(f, b, l);
+        TRY(fwd_stopped(stop, e));
+    }
+    fwd_head(f, b->n_row);
+done:
+    fwd_end(f);
     return st;
 }
 
@@ -430,23 +452,18 @@ static enum status repeat(struct fwd *f, const struct fwd_block *b, const struct
                           struct err *e) {
     int64_t key[2 + MODEL_MAX_CLASS] = {b->n_row, f->sinks_turn};
     for (int c = 0; c < f->mo->n_class; c++) key[2 + c] = f->classes[c].n_seg;
-    if (asked(stop)) return err_fail(e, E_CANCEL, "stopped on request");
-    if (dev_replay_begin(f->replay, key, sizeof key)) return OK;
-    const enum status st = operations(f, b, stop, e);
+    enum status st = fwd_stopped(stop, e);
+    if (st != OK || dev_replay_begin(f->replay, key, sizeof key)) return st;
+    st = operations(f, b, stop, e);
     dev_replay_end(f->replay, st == OK);
     return st;
 }
 
 enum status fwd_run(struct fwd *f, const struct fwd_block *b, const struct span_stop *stop,
                     struct err *e) {
-    enum status st = OK;
-    struct dev *d = f->mo->dev;
-    TRY(send_plan(f, b->n_row, e));
-    dev_write(d, f->ids, 0, b->n_row, b->ids);
-    dev_write(d, f->targets, 0, b->n_row, b->targets);
-    st = f->replay != NULL ? repeat(f, b, stop, e) : operations(f, b, stop, e);
-done:
-    return st;
+    const enum status st = send(f, b, e);
+    if (st != OK) return st;
+    return f->replay != NULL ? repeat(f, b, stop, e) : operations(f, b, stop, e);
 }
 
 enum status fwd_finish(struct fwd *f, enum status st, struct err *e) {

@@ -41,6 +41,7 @@ struct fwd {
     int32_t *host_rows;             /* owned [n_row_most] */
     bool *host_past; /* owned [n_row_most]: turns by the angles past the original context */
     struct dev_replay *replay; /* or NULL: see fwd_repeats */
+    bool started;              /* what is of no layer is prepared */
     bool sinks_turn; /* queries turn, and some row meets sinks at another position than its own */
 };
 
@@ -82,10 +83,10 @@ enum status fwd_plan_keys(struct fwd *f, int cls, const struct fwd_rows *rows,
 /* How an engine keeps keys, layer by layer. Both queue operations. */
 struct fwd_keys {
     void *ctx; /* borrowed */
-    /* The buffers that layer l's places are rows of, with the keys of earlier tokens in place. */
-    void (*load)(void *ctx, int64_t l, struct buf **k, struct buf **v);
-    /* Layer l has attended, and its own keys are in the buffers. */
-    void (*store)(void *ctx, int64_t l);
+    /* The buffers that layer l's places are rows of; its own keys are stored next. */
+    void (*open)(void *ctx, int64_t l, struct buf **k, struct buf **v);
+    /* They are; layer l attends next, when the keys of earlier tokens have to be in place. NULL: they are. */
+    void (*stored)(void *ctx, int64_t l);
 };
 
 struct fwd_block {
@@ -97,6 +98,14 @@ struct fwd_block {
  * E_CANCEL, E_NOMEM: fwd_finish has to be called all the same. */
 enum status fwd_run(struct fwd *f, const struct fwd_block *b, const struct span_stop *stop,
                     struct err *e) WARN_UNUSED;
+/* The same in steps, so that layers of several devices can be queued in turn: start, every layer, and the
+ * head unless something failed; fwd_end in any case. */
+enum status fwd_start(struct fwd *f, const struct fwd_block *b, struct err *e) WARN_UNUSED;
+void fwd_layer(struct fwd *f, const struct fwd_block *b, int64_t l);
+void fwd_head(struct fwd *f, int64_t n_row);
+void fwd_end(struct fwd *f);
+/* E_CANCEL when it is asked for; `stop` may be NULL. */
+enum status fwd_stopped(const struct span_stop *stop, struct err *e) WARN_UNUSED;
 /* Waits; returns `st` of fwd_run, else what went wrong since: E_DEVICE, E_NOMEM, E_FORMAT (weights that
  * hold NaN), E_IO (a model file cut short). */
 enum status fwd_finish(struct fwd *f, enum status st, struct err *e) WARN_UNUSED;

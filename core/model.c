@@ -146,12 +146,15 @@ done:
 
 /* ---- opening ---- */
 
-enum status model_open(struct model **out, const char *path, struct err *e) {
+// From files, or made by `config` where that is not NULL.
+static enum status open_from(struct model **out, const char *path, const char *config, int n_thread,
+                             struct err *e) {
     enum status st = OK;
     struct model *m = NULL;
     *out = NULL;
     TRY(mem_zalloc(&m, 1, sizeof *m, e));
-    TRY(model_files_open(&m->files, &m->arch, path, e));
+    TRY(config != NULL ? model_files_make(&m->files, &m->arch, path, config, n_thread, e)
+                       : model_files_open(&m->files, &m->arch, path, e));
     st = check_tensors(m, e);
     if (st != OK) {
         err_prefix(e, "%s: ", path);
@@ -162,6 +165,15 @@ enum status model_open(struct model **out, const char *path, struct err *e) {
 done:
     model_close(m);
     return st;
+}
+
+enum status model_open(struct model **out, const char *path, struct err *e) {
+    return open_from(out, path, NULL, 0, e);
+}
+
+enum status model_open_made(struct model **out, const char *label, const char *config, int n_thread,
+                            struct err *e) {
+    return open_from(out, label, config, n_thread, e);
 }
 
 void model_close(struct model *m) {
@@ -232,7 +244,9 @@ static enum status bind(struct wt **out, const struct model_on *mo, enum arch_ro
                                        .first = p.first,
                                        .block = p.block,
                                        .stride = p.stride,
-                                       .transposed = model_files_transposed(f, t)};
+                                       .transposed = model_files_transposed(f, t),
+                                       .made = s->made,
+                                       .made_shift = s->made_shift};
     return dev_weight_new(out, mo->dev, use, &src, e);
 }
 

@@ -17,6 +17,14 @@ struct model; /* opaque */
  * Errors: E_NOINPUT, E_IO, E_FORMAT, E_UNSUPPORTED, E_NOMEM, each naming file and tensor or field.
  */
 enum status model_open(struct model **out, const char *path, struct err *e) WARN_UNUSED;
+/* The same of made-up weights, in the dimensions of a known model ("llama2-7b"), or in those that `config`, the
+ * text of a config.json, says. n_thread: their elements are made in memory, by so many; 0: only a device that
+ * makes them itself (dev_makes) computes with it. E_ARG: no such name; says which there are. */
+enum status model_open_shape(struct model **out, const char *shape, int n_thread,
+                             struct err *e) WARN_UNUSED;
+enum status model_open_made(struct model **out, const char *label, const char *config, int n_thread,
+                            struct err *e) WARN_UNUSED;
+const char *const *model_shape_names(void); /* NULL-terminated */
 void model_close(struct model *m);
 
 const struct arch *model_arch(const struct model *m);

@@ -13,9 +13,11 @@
 enum { CONFIG_MOST = 1 << 20 };
 
 struct model_files {
-    struct st_files *st;          /* owned; one of the two is there */
-    struct gguf_files *gguf;      /* owned */
-    struct model_tensor *tensors; /* owned [n_tensors], in bytewise order of names */
+    struct st_files *st;     /* owned; one of the two is there */
+    struct gguf_files *gguf; /* owned */
+    struct model_made made;  /* owned; empty when there are files */
+    struct model_tensor
+        *tensors; /* owned, but for made ones [n_tensors], in bytewise order of names */
     size_t n_tensors;
     char identity[HASH_TEXT];
 };
@@ -92,7 +94,30 @@ done:
     return st;
 }
 
-/* ---- either ---- */
+/* ---- no file ---- */
+
+enum status model_files_make(struct model_files **out, struct arch *a, const char *label,
+                             const char *config, int n_thread, struct err *e) {
+    enum status st = OK;
+    struct model_files *f = NULL;
+    struct json *j = NULL;
+    *out = NULL;
+    TRY(mem_zalloc(&f, 1, sizeof *f, e));
+    TRY(json_open_text(&j, label, config, strlen(config), e));
+    TRY(arch_read(a, j, e));
+    TRY(model_made_open(&f->made, a, n_thread, e));
+    f->tensors = f->made.tensors;
+    f->n_tensors = f->made.n;
+    hash_once(config, strlen(config), f->identity);
+    *out = f;
+    f = NULL;
+done:
+    json_close(j);
+    model_files_close(f);
+    return st;
+}
+
+/* ---- any of them ---- */
 
 static bool exists(const char *dir, const char *name) {
     struct sbuf path;
@@ -132,7 +157,8 @@ void model_files_close(struct model_files *f) {
     if (f == NULL) return;
     st_close(f->st);
     gguf_close(f->gguf);
-    mem_free(f->tensors);
+    if (f->made.tensors == NULL) mem_free(f->tensors);
+    model_made_free(&f->made);
     mem_free(f);
 }
 
@@ -180,7 +206,8 @@ const char *model_files_config(const struct model_files *f) {
 }
 
 bool model_files_torn(const struct model_files *f, const char **path) {
-    return f->gguf != NULL ? gguf_torn(f->gguf, path) : st_torn(f->st, path);
+    if (f->gguf != NULL) return gguf_torn(f->gguf, path);
+    return f->st != NULL && st_torn(f->st, path);
 }
 
 const char *model_files_identity(const struct model_files *f) {

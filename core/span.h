@@ -29,6 +29,14 @@ struct span_stop {
 /* Errors: E_NOMEM, E_DEVICE. */
 enum status span_open(struct span **out, const struct model_on *mo, int64_t n_row,
                       struct err *e) WARN_UNUSED;
+/* The same over several devices of one kind and dtype, mo[0 .. n_dev - 1] of the same model: the rows of each
+ * span are cut over them in order. Per layer, a device takes the keys and values that its rows see, sinks
+ * included, from those before it, and the first one those of the caches, which are all on it (cache_open
+ * with mo[0]); rows move beside the operations. Results and caches have the bytes of one device. span_hidden,
+ * span_keep_logits and span_logits are for one device. Belongs, with all the devices, to one thread.
+ * Errors: also E_ARG (devices of different kinds). */
+enum status span_open_over(struct span **out, const struct model_on *const *mo, int n_dev,
+                           int64_t n_row, struct err *e) WARN_UNUSED;
 void span_close(struct span *sp);
 
 int64_t span_room(const struct span *sp); /* rows that can still be added */

@@ -62,16 +62,11 @@ static enum status plan(struct stream *st, struct err *e) {
 
 /* ---- running ---- */
 
-static void load_keys(void *ctx, int64_t l, struct buf **k, struct buf **v) {
+// Keys stay where they were written; a candidate's are adopted once it has been chosen.
+static void open_keys(void *ctx, int64_t l, struct buf **k, struct buf **v) {
     const struct stream *st = ctx;
     *k = st->k[l];
     *v = st->v[l];
-}
-
-// Keys stay where they were written; a candidate's are adopted once it has been chosen.
-static void store_keys(void *ctx, int64_t l) {
-    (void)ctx;
-    (void)l;
 }
 
 static bool has_candidates(const struct stream_slot *s) {
@@ -80,10 +75,8 @@ static bool has_candidates(const struct stream_slot *s) {
 
 static enum status run(struct stream *st, const struct span_stop *stop, struct err *e) {
     struct dev *d = st->mo->dev;
-    const struct fwd_block block = {.keys = {st, load_keys, store_keys},
-                                    .ids = st->ids,
-                                    .targets = st->targets,
-                                    .n_row = st->n_row};
+    const struct fwd_block block = {
+        .keys = {st, open_keys, NULL}, .ids = st->ids, .targets = st->targets, .n_row = st->n_row};
     const enum status status = fwd_run(st->fwd, &block, stop, e);
     bool any = false;
     for (int i = 0; status == OK && i < st->cfg.n_stream; i++) {

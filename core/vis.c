@@ -39,6 +39,10 @@ int64_t vis_cache_low(const struct vis_rule *r, const struct vis_class *c, int64
     return min64(max64(low, n_sink), max64(pos, n_sink));
 }
 
+int64_t vis_cache_rows(const struct vis_rule *r, const struct vis_class *c, int64_t pos) {
+    return vis_cache_sinks(r, c) + pos - vis_cache_low(r, c, pos);
+}
+
 int64_t vis_cache_most(const struct vis_rule *r, const struct vis_class *c, int64_t n_tok) {
     int64_t most = 0;
     if (vis_is_dense(r, c, n_tok)) {

@@ -43,6 +43,9 @@ int64_t vis_cache_sinks(const struct vis_rule *r, const struct vis_class *c);
  * still hold, at least vis_cache_sinks() and at most `pos`. */
 int64_t vis_cache_low(const struct vis_rule *r, const struct vis_class *c, int64_t pos);
 
+/* Rows that hold the sinks and the window of a cache at `pos`: see the layout in core/cache.h. */
+int64_t vis_cache_rows(const struct vis_rule *r, const struct vis_class *c, int64_t pos);
+
 /* Most window keys a cache of this class holds at any position up to n_tok. */
 int64_t vis_cache_most(const struct vis_rule *r, const struct vis_class *c, int64_t n_tok);
 

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/num.h"
 #include "core/stream.h"
 #include "jobs/doc.h"
 #include "jobs/session.h"
@@ -9,61 +10,147 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { MOST_STREAMS = 32, MOST_CACHE = 4096 }; // that memory is counted for
+
 struct bench {
-    const char *path;    /* borrowed */
+    const char *path;    /* borrowed; NULL: a shape */
     struct model *model; /* owned, as everything below */
     struct dev *dev;
     struct model_on *mo;
-    struct dev *step_dev;
+    struct dev *step_dev; /* NULL: steps run on dev */
     struct model_on *step_mo;
     struct span *span;
-    int32_t *ids; /* [SESSION_ROWS + 1] */
+    int64_t n_row;
+    int32_t *ids; /* [n_row + 1] */
     enum dtype dtype;
 };
 
-enum status bench_peak(struct bench_peak *out, enum dtype dtype, enum cpu_isa isa, int n_thread,
+/* ---- devices ---- */
+
+enum status bench_parse_device(const char *name, int *gpu, struct err *e) {
+    int64_t ordinal = 0;
+    *gpu = -1;
+    if (strcmp(name, "cpu") == 0) return OK;
+    if (strchr(name, ',') != NULL)
+        return err_fail(e, E_ARG, "--devices %s: one device is measured at a time", name);
+    if (strcmp(name, "cuda") != 0 &&
+        (strncmp(name, "cuda:", 5) != 0 || !num_parse_int(name + 5, 4095, &ordinal)))
+        return err_fail(e, E_ARG, "--devices %s: must be cpu or cuda (or cuda:N)", name);
+    *gpu = (int)ordinal;
+    return OK;
+}
+
+// how: dtypes and purpose.
+static enum status open_device(struct dev **out, const struct bench_on *on,
+                               const struct dev_config *how, struct err *e) {
+    struct dev_config c = *how;
+    c.n_thread = on->n_thread;
+    c.isa = on->isa;
+    if (on->gpu < 0) return dev_open_cpu(out, &c, e);
+    const enum status st = dev_open_cuda(out, on->gpu, &c, e);
+    if (st != E_UNSUPPORTED) return st;
+    if (e != NULL) e->code = E_DEVICE; // built without
+    return E_DEVICE;
+}
+
+enum status bench_peak(struct bench_peak *out, enum dtype dtype, const struct bench_on *on,
                        double seconds, struct err *e) {
     enum status st = OK;
     struct dev *d = NULL;
     struct dev_peaks peaks;
-    const struct dev_config c = {.n_thread = n_thread, .isa = isa, .compute = dtype};
-    TRY(dev_open_cpu(&d, &c, e));
+    const struct dev_config c = {.compute = dtype};
+    TRY(open_device(&d, on, &c, e));
     TRY(dev_measure(d, seconds, &peaks, e));
-    *out = (struct bench_peak){
-        .dtype = dtype, .n_thread = n_thread, .flops = peaks.flops, .read_bytes = peaks.read_bytes};
+    *out = (struct bench_peak){.dtype = dtype,
+                               .n_thread = on->n_thread,
+                               .flops = peaks.flops,
+                               .read_bytes = peaks.read_bytes};
     snprintf(out->device, sizeof out->device, "%s", dev_describe(d));
 done:
     dev_close(d);
     return st;
 }
 
-enum status bench_open(struct bench **out, const char *model, const char *dtype, enum cpu_isa isa,
-                       int n_thread, struct err *e) {
+/* ---- opening ---- */
+
+// Bytes that a model, its engines and their caches take, as far as measuring goes: at most, for layers that see
+// less have smaller caches.
+static int64_t bytes_of(const struct bench *b, bool gpu) {
+    static const int class_of_layer[ARCH_MAX_LAYERS];
+    static const struct vis_class all = {.window = 0};
+    const struct arch *a = model_arch(b->model);
+    const int64_t word = b->dtype == DT_BF16 ? 2 : 4;
+    const struct vis_rule rule = {.n_sink = 4, .n_win = MOST_CACHE / 4, .n_chunk = 1};
+    const struct stream_config sc = {.n_stream = MOST_STREAMS};
+    const struct stream_size size = {.arch = a,
+                                     .classes = &all,
+                                     .class_of_layer = class_of_layer,
+                                     .rule = &rule,
+                                     .n_tok = MOST_CACHE,
+                                     .kv_bytes = (size_t)word};
+    // A GPU holds the weights once; what it expands of them, and the rooms of an MLP, come on top.
+    const int64_t wide = a->d_ff > a->d_model ? a->d_ff : a->d_model;
+    const int64_t weights =
+        gpu ? model_file_bytes(b->model) + (word == 4 ? wide * a->d_model * word : 0)
+            : stream_weights_bytes(b->model, (size_t)word);
+    const int64_t rooms = gpu ? b->n_row * wide * (2 * 4 + word) : 0;
+    return weights + rooms + span_bytes(a, b->n_row, MOST_CACHE, (size_t)word) +
+           stream_bytes(&sc, &size);
+}
+
+// Said before anything is taken: what the shape does not leave room for.
+static enum status check_memory(const struct bench *b, const struct bench_config *c,
+                                struct err *e) {
+    const int64_t left = c->memory_left > 0 ? c->memory_left : dev_memory_left(b->dev);
+    const int64_t need = bytes_of(b, c->on.gpu >= 0);
+    if (need <= left) return OK;
+    return err_fail(e, E_NOMEM,
+                    "%s in %s takes %.1f GB with its caches, and %.1f GB are left: take a smaller "
+                    "shape",
+                    c->shape, dtype_name(b->dtype), (double)need * 1e-9, (double)left * 1e-9);
+}
+
+static enum status open_model(struct bench *b, const struct bench_config *c, struct err *e) {
+    enum status st = OK;
+    TRY(c->shape != NULL ? model_open_shape(&b->model, c->shape, 0, e)
+                         : model_open(&b->model, c->model, e));
+    b->dtype = strcmp(c->dtype, "f32") == 0    ? DT_F32
+               : strcmp(c->dtype, "auto") == 0 ? session_auto_dtype(b->model)
+                                               : DT_BF16;
+    const struct dev_config how = {.compute = b->dtype, .int8 = strcmp(c->dtype, "int8") == 0};
+    TRY(open_device(&b->dev, &c->on, &how, e));
+    if (c->shape == NULL) goto done;
+    TRY(check_memory(b, c, e));
+    if (dev_makes(b->dev)) goto done;
+    model_close(b->model);
+    b->model = NULL;
+    TRY(model_open_shape(&b->model, c->shape, c->on.n_thread, e));
+done:
+    return st;
+}
+
+enum status bench_open(struct bench **out, const struct bench_config *c, struct err *e) {
     enum status st = OK;
     struct bench *b = NULL;
     *out = NULL;
     TRY(mem_zalloc(&b, 1, sizeof *b, e));
-    b->path = model;
-    TRY(model_open(&b->model, model, e));
-    b->dtype = strcmp(dtype, "f32") == 0    ? DT_F32
-               : strcmp(dtype, "auto") == 0 ? session_auto_dtype(b->model)
-                                            : DT_BF16;
-    const struct dev_config c = {
-        .n_thread = n_thread, .isa = isa, .compute = b->dtype, .int8 = strcmp(dtype, "int8") == 0};
-    TRY(dev_open_cpu(&b->dev, &c, e));
+    b->path = c->shape == NULL ? c->model : NULL;
+    b->n_row = c->n_row > 0 ? c->n_row : SESSION_ROWS;
+    TRY(open_model(b, c, e));
     TRY(model_on_open(&b->mo, b->model, b->dev, e));
-    struct dev_config steps = c;
-    steps.purpose = DEV_STEPS;
-    steps.int8 =
-        strcmp(dtype, "int8") == 0 || (strcmp(dtype, "auto") == 0 && session_auto_int8(b->model));
-    TRY(dev_open_cpu(&b->step_dev, &steps, e));
-    TRY(model_on_open(&b->step_mo, b->model, b->step_dev, e));
-    TRY(span_open(&b->span, b->mo, SESSION_ROWS, e));
-    TRY(mem_zalloc(&b->ids, SESSION_ROWS + 1, sizeof *b->ids, e));
+    if (c->on.gpu < 0) {
+        const bool int8 = strcmp(c->dtype, "int8") == 0 ||
+                          (strcmp(c->dtype, "auto") == 0 && session_auto_int8(b->model));
+        const struct dev_config steps = {.compute = b->dtype, .purpose = DEV_STEPS, .int8 = int8};
+        TRY(open_device(&b->step_dev, &c->on, &steps, e));
+        TRY(model_on_open(&b->step_mo, b->model, b->step_dev, e));
+    }
+    TRY(span_open(&b->span, b->mo, b->n_row, e));
+    TRY(mem_zalloc(&b->ids, (size_t)b->n_row + 1, sizeof *b->ids, e));
     // Which tokens they are does not matter to the speed, but rows of one token would share a
     // row of the embedding.
     const int64_t n_vocab = model_arch(b->model)->n_vocab;
-    for (int i = 0; i <= SESSION_ROWS; i++) b->ids[i] = (int32_t)((i * 7919LL) % n_vocab);
+    for (int64_t i = 0; i <= b->n_row; i++) b->ids[i] = (int32_t)((i * 7919) % n_vocab);
     *out = b;
     b = NULL;
 done:
@@ -91,9 +178,12 @@ const struct model *bench_model(const struct bench *b) {
     return b->model;
 }
 
+const char *bench_device(const struct bench *b) {
+    return dev_describe(b->dev);
+}
+
 int64_t bench_span_rows(const struct bench *b) {
-    (void)b;
-    return SESSION_ROWS;
+    return b->n_row;
 }
 
 // Adds what the token at `pos`, one of `n` that are averaged, needs: two operations for each weight of a
@@ -168,7 +258,7 @@ enum status bench_score(struct bench *b, int64_t n_sink, int64_t n_win, double s
     enum status st = OK;
     struct cache *c = NULL;
     const struct vis_rule rule = {.n_sink = n_sink, .n_win = n_win, .n_chunk = 1};
-    const struct timed t = {b, &c, &rule, SESSION_ROWS, 1, true};
+    const struct timed t = {b, &c, &rule, b->n_row, 1, true};
     *out = (struct bench_speed){.n_sink = n_sink, .n_win = n_win};
     TRY(cache_open(&c, b->mo, &rule, e));
     while (cache_pos(c) <= n_sink + n_win) TRY(once(&t, e));
@@ -184,7 +274,7 @@ enum status bench_documents(struct bench *b, int64_t n_sink, int64_t n_win, int6
     enum status st = OK;
     struct cache **c = NULL;
     const struct vis_rule rule = {.n_sink = n_sink, .n_win = n_win, .n_chunk = 1};
-    const int64_t n_doc = SESSION_ROWS / n_tok;
+    const int64_t n_doc = b->n_row / n_tok;
     const struct timed t = {b, NULL, &rule, n_tok, n_doc, false};
     *out = (struct bench_speed){.n_sink = n_sink, .n_win = n_win};
     TRY(mem_zalloc(&c, (size_t)n_doc, sizeof *c, e));
@@ -212,6 +302,10 @@ static double matrix_bytes(const struct bench *b) {
     return sum;
 }
 
+static const struct model_on *step_model(const struct bench *b) {
+    return b->step_mo != NULL ? b->step_mo : b->mo;
+}
+
 // Fills every slot; `how` lives as long as the streams.
 static enum status fill_streams(struct bench *b, struct stream *engine, const struct cache *c,
                                 const struct stream_how *how, struct err *e) {
@@ -219,9 +313,9 @@ static enum status fill_streams(struct bench *b, struct stream *engine, const st
     struct stream_past *past = NULL;
     int slot = 0;
     for (int i = 0; stream_room(engine) > 0; i++) {
-        TRY(stream_past_open(&past, b->step_mo, how, e));
+        TRY(stream_past_open(&past, step_model(b), how, e));
         const struct stream_entry in = {
-            .cache = c, .past = &past, .how = how, .ids = b->ids + i, .n = 1};
+            .cache = c, .past = &past, .how = how, .ids = b->ids + i % b->n_row, .n = 1};
         TRY(stream_enter(engine, &in, &slot, e));
     }
 done:
@@ -235,7 +329,7 @@ enum status bench_steps(struct bench *b, int n_stream, int64_t n_sink, int64_t n
     struct stream *engine = NULL;
     struct cache *c = NULL;
     const struct vis_rule rule = {.n_sink = n_sink, .n_win = n_win, .n_chunk = 1};
-    const struct timed t = {b, &c, &rule, SESSION_ROWS, 1, true};
+    const struct timed t = {b, &c, &rule, b->n_row, 1, true};
     const struct stream_config sc = {.n_stream = n_stream};
     struct stream_how how;
     double flops[DEV_STAGE_COUNT] = {0};
@@ -244,7 +338,7 @@ enum status bench_steps(struct bench *b, int n_stream, int64_t n_sink, int64_t n
     *out = (struct bench_steps){.n_stream = n_stream, .n_sink = n_sink, .n_win = n_win};
     TRY(cache_open(&c, b->mo, &rule, e));
     while (cache_pos(c) <= n_sink + n_win) TRY(once(&t, e));
-    TRY(stream_open(&engine, b->step_mo, &sc, e));
+    TRY(stream_open(&engine, step_model(b), &sc, e));
     TRY(fill_streams(b, engine, c, &how, e));
     count_flops(b, &rule, cache_pos(c), 1, flops);
     out->flops = n_stream * (flops[DEV_LINEAR] + flops[DEV_ATTEND] + flops[DEV_HEAD]);
@@ -308,7 +402,7 @@ static enum status print_rows(const struct bench *b, double seconds, struct benc
     d.id = id;
     TRY(doc_open_block(&d, e));
     for (int i = 0; i < DOC_BLOCK; i++) {
-        d.block_ids[i] = b->ids[i % SESSION_ROWS];
+        d.block_ids[i] = b->ids[i % b->n_row];
         track.logp[i] = num_round_f32(-0.001 * (double)((i * 7919LL) % 10007));
     }
     const int64_t t0 = clock_ns();
@@ -330,7 +424,7 @@ enum status bench_text(struct bench *b, double seconds, struct bench_text *out, 
     enum status st = OK;
     struct tok *tok = NULL;
     *out = (struct bench_text){0};
-    if (tok_open(&tok, b->path, NULL) == OK) TRY(tokenize(tok, seconds, out, e));
+    if (b->path != NULL && tok_open(&tok, b->path, NULL) == OK) TRY(tokenize(tok, seconds, out, e));
     TRY(print_rows(b, seconds, out, e));
 done:
     tok_close(tok);

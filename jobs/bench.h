@@ -6,7 +6,16 @@
 #include "base/err.h"
 #include "core/span.h"
 
-/* Limits of the CPU for one dtype and number of threads. */
+/* What is measured: the CPU or one GPU. */
+struct bench_on {
+    int gpu; /* ordinal; < 0: the CPU */
+    enum cpu_isa isa;
+    int n_thread;
+};
+/* "cpu", "cuda" or "cuda:N". Errors: E_ARG for anything else, several devices among it. */
+enum status bench_parse_device(const char *name, int *gpu, struct err *e) WARN_UNUSED;
+
+/* Limits of a device for one dtype and number of threads. */
 struct bench_peak {
     enum dtype dtype; /* DT_F32 or DT_BF16 */
     int n_thread;
@@ -14,8 +23,8 @@ struct bench_peak {
     double flops;    /* operations a second, a multiply-add counts two */
     double read_bytes;
 };
-/* Measures for about `seconds` each. Errors: E_UNSUPPORTED (instruction set), E_NOMEM. */
-enum status bench_peak(struct bench_peak *out, enum dtype dtype, enum cpu_isa isa, int n_thread,
+/* Measures for about `seconds` each. Errors: E_UNSUPPORTED (instruction set), E_DEVICE (no such GPU), E_NOMEM. */
+enum status bench_peak(struct bench_peak *out, enum dtype dtype, const struct bench_on *on,
                        double seconds, struct err *e) WARN_UNUSED;
 
 /* Scoring with a full cache of S + W tokens. */
@@ -29,14 +38,23 @@ struct bench_speed {
     double flops[DEV_STAGE_COUNT];
 };
 
-struct bench; /* opaque: a model on this CPU, as `basin run` opens it */
+struct bench; /* opaque: a model on the device, as `basin run` opens it */
 
-/* dtype: "auto" (as a job has it), "f32" or "bf16". Errors: as model_open, E_UNSUPPORTED. */
-enum status bench_open(struct bench **out, const char *model, const char *dtype, enum cpu_isa isa,
-                       int n_thread, struct err *e) WARN_UNUSED;
+struct bench_config {
+    const char *model; /* a path, or NULL: */
+    const char *shape; /* made-up weights of a known model's dimensions */
+    const char *dtype; /* "auto" (as a job has it), "f32" or "bf16" */
+    struct bench_on on;
+    int64_t n_row;       /* of a span; 0: as a run has it */
+    int64_t memory_left; /* 0: what the device says */
+};
+/* Errors: as model_open and model_open_shape; E_UNSUPPORTED; E_DEVICE; E_NOMEM when a shape is larger than the
+ * memory there is, which is said before any is taken. */
+enum status bench_open(struct bench **out, const struct bench_config *c, struct err *e) WARN_UNUSED;
 void bench_close(struct bench *b);
 enum dtype bench_dtype(const struct bench *b);
 const struct model *bench_model(const struct bench *b);
+const char *bench_device(const struct bench *b); /* for people */
 int64_t bench_span_rows(const struct bench *b);
 
 /* Scores made-up tokens, in spans as a run has them: first until the cache is full, then for
@@ -58,7 +76,7 @@ struct bench_steps {
         read_bytes; /* that a step has to read: the matrices as they are stored, and the caches */
     double flops;   /* operations that a step needs */
 };
-/* For at least `seconds`. Errors: as bench_score. */
+/* For at least `seconds`. Errors: as bench_score; E_UNSUPPORTED where the device does not write yet. */
 enum status bench_steps(struct bench *b, int n_stream, int64_t n_sink, int64_t n_win,
                         double seconds, struct bench_steps *out, struct err *e) WARN_UNUSED;
 

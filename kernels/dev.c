@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "kernels/quant.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -44,6 +45,14 @@ const char *dev_describe(const struct dev *d) {
 
 enum dtype dev_kv_dtype(const struct dev *d) {
     return d->kv;
+}
+
+bool dev_makes(const struct dev *d) {
+    return d->ops->makes;
+}
+
+int64_t dev_memory_left(const struct dev *d) {
+    return d->ops->memory_left != NULL ? d->ops->memory_left(d) : cpu_memory_bytes();
 }
 
 enum status dev_sync(struct dev *d, struct err *e) {
@@ -166,8 +175,11 @@ static bool src_in_bounds(const struct dev_weight_src *s) {
 enum status dev_weight_new(struct wt **out, struct dev *d, enum wt_use use,
                            const struct dev_weight_src *src, struct err *e) {
     *out = NULL;
-    if (src == NULL || src->name == NULL || src->data == NULL)
+    if (src == NULL || src->name == NULL ||
+        (src->data == NULL && (src->made == 0 || !d->ops->makes)))
         return err_fail(e, E_BUG, "a weight without name or data");
+    if (src->made != 0 && (src->dtype != DT_BF16 || use == WT_VECTOR))
+        return err_fail(e, E_BUG, "%s: made up, and not a matrix of bf16", src->name);
     if (!dtype_is_weight(src->dtype) && !(use == WT_VECTOR && src->dtype == DT_F64))
         return err_fail(e, E_UNSUPPORTED, "%s: weights of type %s", src->name,
                         dtype_name(src->dtype));
@@ -194,6 +206,27 @@ void dev_weight_free(struct wt *w) {
     if (w == NULL) return;
     if (w->state != NULL) w->dev->ops->wt_drop(w);
     mem_free(w);
+}
+
+// Value number i, from 0, of splitmix64 after `seed`.
+static uint64_t made_word(uint64_t seed, uint64_t i) {
+    uint64_t z = seed + (i + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+void dev_made_fill(bf16_t *out, uint64_t seed, int shift, int64_t first, int64_t n, int n_thread) {
+    bf16_t value[256];
+    CHECK(first % 8 == 0);
+    for (int b = 0; b < 256; b++)
+        value[b] = dtype_f32_to_bf16(ldexpf((float)(b < 128 ? b : b - 256), -shift));
+#pragma omp parallel for num_threads(n_thread) schedule(static)
+    for (int64_t i = 0; i < (n + 7) / 8; i++) {
+        const uint64_t w = made_word(seed, (uint64_t)(first / 8 + i));
+        for (int64_t j = 0; j < 8 && 8 * i + j < n; j++)
+            out[8 * i + j] = value[w >> (8 * j) & 0xFF];
+    }
 }
 
 bool dev_src_floats(float *out, const unsigned char *p, enum dtype type, int64_t n) {

@@ -66,7 +66,10 @@ const char *dev_describe(const struct dev *d); /* for people: "cpu avx512 bf16, 
 int dev_ordinal(const struct dev *d);          /* of a GPU, as it was opened; else 0 */
 enum dtype dev_kv_dtype(const struct dev *d);  /* element type of BUF_KV buffers */
 
-/* Waits for everything queued; reports and clears the sticky error ("attend: ..."). */
+/* Bytes of memory that the device still has to give. */
+int64_t dev_memory_left(const struct dev *d);
+
+/* Waits for everything in both queues; reports and clears the sticky error ("attend: ..."). */
 enum status dev_sync(struct dev *d, struct err *e) WARN_UNUSED;
 
 /* ---- buffers ----------------------------------------------------------------------------------------- */
@@ -111,7 +114,18 @@ struct dev_weight_src {
     int64_t first, block, stride; /* whole tensor in order: 0, n_out, 0 */
     bool transposed; /* stored as [n_in, n_stored_rows] (WT_MATRIX only, elements that stand alone):
                         element (i, k) is number k * n_stored_rows + (stored row of i) */
+    uint64_t
+        made; /* not 0: the elements (DT_BF16, no WT_VECTOR) are made up, those of dev_made_fill under
+                      this seed. A device that makes them itself does not read `data`, which may be NULL */
+    int made_shift;
 };
+
+/* Elements first .. first + n - 1 of a made-up tensor, first a multiple of 8: element 8 i + j is byte j (the
+ * lowest is 0), as a signed integer, of the splitmix64 value number i after `seed`, times 2^-shift. Source:
+ * Steele et al., Fast splittable pseudorandom number generators, OOPSLA 2014. On n_thread threads. */
+void dev_made_fill(bf16_t *out, uint64_t seed, int shift, int64_t first, int64_t n, int n_thread);
+/* Whether the device makes elements itself. */
+bool dev_makes(const struct dev *d);
 
 enum wt_use {
     WT_MATRIX, /* right-hand side of dev_linear and dev_head */
@@ -339,11 +353,23 @@ void dev_copy(struct dev *d, struct buf *dst, int64_t dst_row, const struct buf 
 void dev_copy_peer(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struct dev *src_dev,
                    const struct buf *src, int64_t src_row, int64_t n);
 
-/* Marks a point in d's queue, and makes another device's queue wait for it. */
+/* A device has two queues. Operations, copies and dev_copy_peer go to the first; the second has rows that come
+ * in from other devices meanwhile. Each is in order, and neither waits for the other but by events. What a
+ * call checks on the host it checks at once. */
+enum dev_queue { DEV_QUEUE, DEV_FETCHES };
+
+/* Rows from another handle, in dst_dev's second queue. Nothing else is waited for: an event says when the rows
+ * are there to be read, and others when they have come and when both buffers may be written again. Element
+ * types must agree. Between devices of different kinds it is dev_copy_peer. */
+void dev_fetch(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struct dev *src_dev,
+               const struct buf *src, int64_t src_row, int64_t n);
+
+/* Marks a point in a queue of the event's own device d, and makes a queue of any device wait for the point
+ * that was marked last before this call; for nothing when there is none. */
 enum status dev_event_new(struct dev_event **out, struct dev *d, struct err *e) WARN_UNUSED;
 void dev_event_free(struct dev_event *ev);
-void dev_event_record(struct dev *d, struct dev_event *ev);
-void dev_event_wait(struct dev *d, const struct dev_event *ev);
+void dev_event_record(struct dev *d, enum dev_queue q, struct dev_event *ev);
+void dev_event_wait(struct dev *d, enum dev_queue q, const struct dev_event *ev);
 
 /* ---- sequences that repeat
  *
@@ -382,7 +408,8 @@ void dev_times(const struct dev *d, double seconds[DEV_STAGE_COUNT]);
 /* What the device can do at most, by trying. */
 struct dev_peaks {
     double flops; /* floating-point operations a second of matrix products in the compute dtype */
-    double read_bytes; /* bytes a second, of memory read once */
+    double
+        read_bytes; /* bytes a second, of memory read once; a GPU's: of its own memory, read and written */
 };
 /* Takes a little more than `seconds` for each figure. Not for use while operations are queued.
  * Errors: E_UNSUPPORTED (ref, which has no speed to speak of), E_NOMEM. */

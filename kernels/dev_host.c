@@ -53,13 +53,15 @@ void dev_host_event_close(struct dev_event *ev) {
     (void)ev;
 }
 
-void dev_host_event_record(struct dev *d, struct dev_event *ev) {
+void dev_host_event_record(struct dev *d, enum dev_queue q, struct dev_event *ev) {
     (void)d;
+    (void)q;
     (void)ev;
 }
 
-void dev_host_event_wait(struct dev *d, const struct dev_event *ev) {
+void dev_host_event_wait(struct dev *d, enum dev_queue q, const struct dev_event *ev) {
     (void)d;
+    (void)q;
     (void)ev;
 }
 

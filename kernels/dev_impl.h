@@ -36,9 +36,12 @@ struct dev_replay {
     void *state;     /* owned by the backend */
 };
 
-/* One per backend; static const; every entry but `measure`, `mlp` and those of `replay` is there. */
+/* One per backend; static const; every entry but `memory_left` (then it is the host's), `measure`, `mlp`
+ * and those of `replay` is there. */
 struct dev_ops {
     const char *kind;
+    bool makes; /* made-up weights */
+    int64_t (*memory_left)(const struct dev *d);
     void (*close)(struct dev *d);
     void (*sync)(struct dev *d); /* waits; failures through dev_fail */
     void (*times)(const struct dev *d, double seconds[DEV_STAGE_COUNT]);
@@ -78,9 +81,12 @@ struct dev_ops {
     void (*similar)(struct dev *d, const struct dev_similar *a, int64_t n_row);
     void (*copy)(struct dev *d, struct buf *dst, int64_t dst_row, const struct buf *src,
                  int64_t src_row, int64_t n);
-    /* Both handles have this table. */
+    /* Both handles have this table, in fetch as well. */
     void (*copy_peer)(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struct dev *src_dev,
                       const struct buf *src, int64_t src_row, int64_t n);
+
+    void (*fetch)(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struct dev *src_dev,
+                  const struct buf *src, int64_t src_row, int64_t n);
 
     /* Optional, all or none. */
     enum status (*replay_open)(struct dev_replay *r, struct err *e);
@@ -90,8 +96,8 @@ struct dev_ops {
 
     enum status (*event_open)(struct dev_event *ev, struct err *e);
     void (*event_close)(struct dev_event *ev);
-    void (*event_record)(struct dev *d, struct dev_event *ev);
-    void (*event_wait)(struct dev *d, const struct dev_event *ev);
+    void (*event_record)(struct dev *d, enum dev_queue q, struct dev_event *ev);
+    void (*event_wait)(struct dev *d, enum dev_queue q, const struct dev_event *ev);
 };
 
 /* The first member of every backend's own handle. */
@@ -150,8 +156,8 @@ void dev_host_copy_peer(struct dev *dst_dev, struct buf *dst, int64_t dst_row, s
                         const struct buf *src, int64_t src_row, int64_t n);
 enum status dev_host_event_open(struct dev_event *ev, struct err *e);
 void dev_host_event_close(struct dev_event *ev);
-void dev_host_event_record(struct dev *d, struct dev_event *ev);
-void dev_host_event_wait(struct dev *d, const struct dev_event *ev);
+void dev_host_event_record(struct dev *d, enum dev_queue q, struct dev_event *ev);
+void dev_host_event_wait(struct dev *d, enum dev_queue q, const struct dev_event *ev);
 
 /* Checks segments against the rows of the block and of the key buffer; dev_fail(E_BUG) and false
  * when a key they name lies outside. With `cover` the segments must cover rows 0..n_row-1 without

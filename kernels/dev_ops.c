@@ -326,36 +326,60 @@ void dev_copy(struct dev *d, struct buf *dst, int64_t dst_row, const struct buf 
     took(d, DEV_OTHER, t0);
 }
 
+struct between {
+    struct dev *to;
+    struct buf *dst;
+    int64_t dst_row;
+    struct dev *from;
+    const struct buf *src;
+    int64_t src_row, n;
+};
+
 // Between backends of different kinds rows pass through host memory.
-static void copy_staged(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struct dev *src_dev,
-                        const struct buf *src, int64_t src_row, int64_t n) {
+static void copy_staged(const struct between *b) {
     void *host = NULL;
     struct err e = {0};
-    if (mem_alloc64(&host, (size_t)n, src->row_bytes, &e) != OK) {
-        dev_fail(dst_dev, e.code, "%s", e.msg);
+    if (mem_alloc64(&host, (size_t)b->n, b->src->row_bytes, &e) != OK) {
+        dev_fail(b->to, e.code, "%s", e.msg);
         return;
     }
-    src_dev->ops->read(src_dev, src, src_row, n, host);
-    src_dev->ops->sync(src_dev);
-    if (src_dev->err.code == OK) dst_dev->ops->write(dst_dev, dst, dst_row, n, host);
+    b->from->ops->read(b->from, b->src, b->src_row, b->n, host);
+    b->from->ops->sync(b->from);
+    if (b->from->err.code == OK) b->to->ops->write(b->to, b->dst, b->dst_row, b->n, host);
     mem_free(host);
+}
+
+// In one of the receiver's queues.
+static void copy_between(const struct between *b, enum dev_queue q) {
+    const char *op = q == DEV_FETCHES ? "fetch" : "copy_peer";
+    struct dev *to = b->to, *from = b->from;
+    if (!begin(from, op) || !begin(to, op) ||
+        !copy_ok(to, b->dst, b->dst_row, b->src, b->src_row, b->n) ||
+        !need(to, b->dst->dev == to && b->src->dev == from, "buffers of another device"))
+        return;
+    const int64_t t0 = clock_ns();
+    if (to->ops != from->ops)
+        copy_staged(b);
+    else if (q == DEV_FETCHES)
+        to->ops->fetch(to, b->dst, b->dst_row, from, b->src, b->src_row, b->n);
+    else
+        to->ops->copy_peer(to, b->dst, b->dst_row, from, b->src, b->src_row, b->n);
+    // A source that failed must not leave the receiver believing its rows.
+    if (from->err.code != OK && from != to)
+        dev_fail(to, from->err.code, "source: %s", from->err.msg);
+    took(to, DEV_OTHER, t0);
 }
 
 void dev_copy_peer(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struct dev *src_dev,
                    const struct buf *src, int64_t src_row, int64_t n) {
-    if (!begin(src_dev, "copy_peer") || !begin(dst_dev, "copy_peer") ||
-        !copy_ok(dst_dev, dst, dst_row, src, src_row, n) ||
-        !need(dst_dev, dst->dev == dst_dev && src->dev == src_dev, "buffers of another device"))
-        return;
-    const int64_t t0 = clock_ns();
-    if (dst_dev->ops == src_dev->ops)
-        dst_dev->ops->copy_peer(dst_dev, dst, dst_row, src_dev, src, src_row, n);
-    else
-        copy_staged(dst_dev, dst, dst_row, src_dev, src, src_row, n);
-    // A source that failed must not leave the receiver believing its rows.
-    if (src_dev->err.code != OK && src_dev != dst_dev)
-        dev_fail(dst_dev, src_dev->err.code, "source: %s", src_dev->err.msg);
-    took(dst_dev, DEV_OTHER, t0);
+    const struct between b = {dst_dev, dst, dst_row, src_dev, src, src_row, n};
+    copy_between(&b, DEV_QUEUE);
+}
+
+void dev_fetch(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struct dev *src_dev,
+               const struct buf *src, int64_t src_row, int64_t n) {
+    const struct between b = {dst_dev, dst, dst_row, src_dev, src, src_row, n};
+    copy_between(&b, DEV_FETCHES);
 }
 
 enum status dev_replay_new(struct dev_replay **out, struct dev *d, struct err *e) {
@@ -408,14 +432,15 @@ void dev_event_free(struct dev_event *ev) {
     mem_free(ev);
 }
 
-void dev_event_record(struct dev *d, struct dev_event *ev) {
-    if (begin(d, "event_record")) d->ops->event_record(d, ev);
+void dev_event_record(struct dev *d, enum dev_queue q, struct dev_event *ev) {
+    if (begin(d, "event_record") && need(d, ev->dev == d, "an event of another device"))
+        d->ops->event_record(d, q, ev);
 }
 
-void dev_event_wait(struct dev *d, const struct dev_event *ev) {
+void dev_event_wait(struct dev *d, enum dev_queue q, const struct dev_event *ev) {
     if (!begin(d, "event_wait")) return;
     if (ev->dev->ops == d->ops)
-        d->ops->event_wait(d, ev);
+        d->ops->event_wait(d, q, ev);
     else
         ev->dev->ops->sync(ev->dev); // what another kind of device queues, its own queue only knows
 }

@@ -27,6 +27,10 @@ struct dev *ops_open(const struct ops_dev *c, int n_thread) {
     return d;
 }
 
+struct dev *ops_open_nth(const struct ops_dev *c, int nth) {
+    return ops_open(c, 1 + nth % 2);
+}
+
 bool ops_slow(void) {
     return false;
 }

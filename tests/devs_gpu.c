@@ -19,13 +19,19 @@ int ops_list(struct ops_dev out[8]) {
     return 2;
 }
 
-struct dev *ops_open(const struct ops_dev *c, int n_thread) {
+// Where there are fewer GPUs, some have several handles.
+struct dev *ops_open_nth(const struct ops_dev *c, int nth) {
     struct dev *d = NULL;
     struct err e = {.code = OK};
     const struct dev_config cfg = {
-        .n_thread = n_thread, .compute = c->compute, .purpose = c->purpose, .int8 = c->int8};
-    if (dev_open_cuda(&d, 0, &cfg, &e) != OK) fail_msg("%s", e.msg);
+        .n_thread = 1, .compute = c->compute, .purpose = c->purpose, .int8 = c->int8};
+    if (dev_open_cuda(&d, nth % dev_cuda_count(), &cfg, &e) != OK) fail_msg("%s", e.msg);
     return d;
+}
+
+struct dev *ops_open(const struct ops_dev *c, int n_thread) {
+    (void)n_thread;
+    return ops_open_nth(c, 0);
 }
 
 bool ops_slow(void) {

@@ -18,6 +18,8 @@ int ops_list(struct ops_dev out[8]); /* all that this machine can run */
 /* Opens one: with 1 and with 2 threads, or two devices of the kind, which must compute the same bits. */
 struct dev *ops_open(const struct ops_dev *c, int n_thread);
 bool ops_cpu(void); /* of the cpu backend */
+/* The nth of several of the kind in one process, nth = 0 .. 3. */
+struct dev *ops_open_nth(const struct ops_dev *c, int nth);
 /* Simulated: tests leave out what would take minutes. */
 bool ops_slow(void);
 

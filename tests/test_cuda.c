@@ -17,7 +17,7 @@
 #include <cmocka.h>
 
 static const struct cuda_tune small = {
-    .rows = 16, .vocab = 256, .staging_bytes = 4096, .raw_bytes = 2048};
+    .rows = 16, .vocab = 256, .staging_bytes = 4096, .raw_bytes = 2048, .peak = 24};
 static const struct dev_config f32 = {.n_thread = 1, .compute = DT_F32},
                                bf16 = {.n_thread = 1, .compute = DT_BF16};
 
@@ -343,11 +343,11 @@ static void test_events(void **state) {
     for (int k = 0; k < COLS; k++) one[k] = 1;
     struct buf *x = ops_buf(a, BUF_ACT, 1, COLS, one);
     assert_int_equal(dev_event_new(&ev, a, NULL), OK);
-    dev_event_wait(b, ev); // not recorded: nothing to wait for
+    dev_event_wait(b, DEV_QUEUE, ev); // not recorded: nothing to wait for
     dev_add(a, x, x, 1, 1);
-    dev_event_record(a, ev);
-    dev_event_wait(b, ev);
-    dev_event_wait(ref, ev); // another kind of device waits by itself
+    dev_event_record(a, DEV_QUEUE, ev);
+    dev_event_wait(b, DEV_QUEUE, ev);
+    dev_event_wait(ref, DEV_QUEUE, ev); // another kind of device waits by itself
     ops_sync(b);
     ops_sync(ref);
     double *got = ops_get(a, x, 1, COLS);

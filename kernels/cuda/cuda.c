@@ -6,9 +6,9 @@
 #include <stdio.h>
 
 /* Sizes for real models: 2048 rows are a span, and fill an H100's 132 multiprocessors twice with tiles of a
- * 4096-wide layer; 8192 columns of the vocabulary make 64 MiB of logits. */
+ * 4096-wide layer; 8192 columns of the vocabulary make 64 MiB of logits; products of 8192 are as fast as they get. */
 static const struct cuda_tune usual = {
-    .rows = 2048, .vocab = 8192, .staging_bytes = 8 << 20, .raw_bytes = 64 << 20};
+    .rows = 2048, .vocab = 8192, .staging_bytes = 8 << 20, .raw_bytes = 64 << 20, .peak = 8192};
 
 // ---- events
 
@@ -27,14 +27,21 @@ static void event_close(struct dev_event *ev) {
     cudaEventDestroy(ev->state);
 }
 
-static void event_record(struct dev *dev, struct dev_event *ev) {
-    struct cuda_dev *d = cuda_begin(dev, DEV_OTHER);
-    CUDA_OK(d, cudaEventRecord(ev->state, d->stream));
+// The stream of a queue, with its GPU the current one. Time is that of the operations.
+static cudaStream_t queue(struct cuda_dev *d, enum dev_queue q) {
+    if (q == DEV_QUEUE) cuda_begin(&d->base, DEV_OTHER);
+    if (q == DEV_FETCHES) CUDA_OK(d, cudaSetDevice(d->ordinal));
+    return q == DEV_QUEUE ? d->stream : d->fetches;
 }
 
-static void event_wait(struct dev *dev, const struct dev_event *ev) {
-    struct cuda_dev *d = cuda_begin(dev, DEV_OTHER);
-    CUDA_OK(d, cudaStreamWaitEvent(d->stream, ev->state, 0));
+static void event_record(struct dev *dev, enum dev_queue q, struct dev_event *ev) {
+    struct cuda_dev *d = cuda_of(dev);
+    CUDA_OK(d, cudaEventRecord(ev->state, queue(d, q)));
+}
+
+static void event_wait(struct dev *dev, enum dev_queue q, const struct dev_event *ev) {
+    struct cuda_dev *d = cuda_of(dev);
+    CUDA_OK(d, cudaStreamWaitEvent(queue(d, q), ev->state, 0));
 }
 
 // ---- closing
@@ -55,6 +62,7 @@ static void cuda_close(struct dev *dev) {
         for (size_t i = 0; i < COUNTOF(all); i++) cuda_give(d, all[i]->p);
         cuda_give(d, d->fault);
         cudaStreamSynchronize(d->stream);
+        if (d->fetches != NULL) cudaStreamSynchronize(d->fetches);
         for (size_t i = 0; i < d->n_event; i++) cudaEventDestroy(d->mark[i].event);
         for (int i = 0; i < 2; i++)
             if (d->staged[i] != NULL) cudaEventDestroy(d->staged[i]);
@@ -62,6 +70,7 @@ static void cuda_close(struct dev *dev) {
         if (d->fault_host != NULL) cudaFreeHost(d->fault_host);
         if (d->read_mem != NULL) cudaFreeHost(d->read_mem);
         cudaStreamDestroy(d->stream);
+        if (d->fetches != NULL) cudaStreamDestroy(d->fetches);
     }
     close_blas(d);
     mem_free(d->kept);
@@ -70,11 +79,23 @@ static void cuda_close(struct dev *dev) {
     mem_free(d);
 }
 
+static int64_t memory_left(const struct dev *dev) {
+    size_t left = 0, all = 0;
+    if (cudaSetDevice(((const struct cuda_dev *)dev)->ordinal) == cudaSuccess &&
+        cudaMemGetInfo(&left, &all) == cudaSuccess)
+        return (int64_t)left;
+    cudaGetLastError();
+    return 0;
+}
+
 static const struct dev_ops cuda_ops = {
     .kind = "cuda",
+    .makes = true,
+    .memory_left = memory_left,
     .close = cuda_close,
     .sync = cuda_sync,
     .times = cuda_times,
+    .measure = cuda_measure,
     .buf_alloc = cuda_buf_alloc,
     .buf_release = cuda_buf_release,
     .write = cuda_write,
@@ -101,6 +122,7 @@ static const struct dev_ops cuda_ops = {
     .replay_end = cuda_replay_end,
     .copy = cuda_copy,
     .copy_peer = cuda_copy_peer,
+    .fetch = cuda_fetch,
     .event_open = event_open,
     .event_close = event_close,
     .event_record = event_record,
@@ -194,6 +216,7 @@ static void open_memory(struct cuda_dev *d) {
     struct err e = {.code = OK};
     if (!CUDA_OK(d, cudaSetDevice(d->ordinal)) ||
         !CUDA_OK(d, cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking)) ||
+        !CUDA_OK(d, cudaStreamCreateWithFlags(&d->fetches, cudaStreamNonBlocking)) ||
         !CUDA_OK(d, cudaDeviceGetDefaultMemPool(&pool, d->ordinal)) ||
         !CUDA_OK(d, cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all)))
         return;

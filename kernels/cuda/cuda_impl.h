@@ -44,6 +44,7 @@ struct cuda_tune {
     int64_t vocab; /* columns of the vocabulary in one product of the head, a multiple of 256 */
     size_t staging_bytes; /* of each half of the pinned memory that uploads pass through */
     size_t raw_bytes;     /* of stored elements that wait on the device for their expansion */
+    int64_t peak;         /* side of the matrices that the GPU is measured by, a multiple of 8 */
 };
 
 struct cuda_mem {
@@ -87,6 +88,8 @@ struct cuda_dev {
     struct cuda_tune tune;
     size_t smem_most; /* shared memory a block may have */
     cudaStream_t stream;
+    cudaStream_t fetches; /* rows from other GPUs */
+    uint64_t reaches;     /* bit n: it has been asked whether GPU n's memory is reached directly */
     struct cuda_blas blas;
     cublasLtHandle_t lt;
     cublasLtMatmulDesc_t desc;
@@ -226,6 +229,8 @@ enum status cuda_replay_open(struct dev_replay *r, struct err *e);
 void cuda_replay_close(struct dev_replay *r);
 bool cuda_replay_begin(struct dev_replay *r, const void *key, size_t n);
 void cuda_replay_end(struct dev_replay *r, bool whole);
+void cuda_fetch(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struct dev *src_dev,
+                const struct buf *src, int64_t src_row, int64_t n);
 
 /* ---- weights (weights.c) */
 
@@ -270,6 +275,14 @@ static inline bool cuda_steps(const struct cuda_dev *d) {
 }
 void cuda_sample(struct dev *d, const struct dev_sample *a, int64_t n_row);
 void cuda_similar(struct dev *d, const struct dev_similar *a, int64_t n_row);
+/* The algorithm for y [rows, g->n] = x [rows, g->k] w [g->n, g->k]^T, rows of operands, and a run of it; false
+ * after dev_fail. Closed in any case. */
+bool cuda_gemm_choose(struct cuda_dev *d, struct cuda_gemm *g, int64_t rows);
+bool cuda_gemm_run(struct cuda_dev *d, const struct cuda_gemm *g, const void *w, const void *x,
+                   float *y);
+void cuda_gemm_close(struct cuda_dev *d, struct cuda_gemm *g);
+enum status cuda_measure(struct dev *d, double seconds, struct dev_peaks *out,
+                         struct err *e) WARN_UNUSED;
 void cuda_embed(struct dev *d, struct buf *y, const struct wt *table, const struct buf *ids,
                 double scale, int64_t n_row);
 void cuda_norm(struct dev *d, struct buf *y, const struct buf *x, const struct dev_norm *p,

@@ -47,6 +47,16 @@ struct cuda_turn {
 };
 void cuda_expand_turned(cudaStream_t s, const struct cuda_turn *p);
 
+/* Elements at .. at + n - 1 of the logical rows of a made-up matrix, one row behind the other: see
+ * struct dev_weight_src and dev_made_fill. */
+struct cuda_make {
+    bf16_t *dst; /* [n] */
+    uint64_t seed;
+    float scale; /* 2^-shift */
+    int64_t at, n, n_in, first, block, stride;
+};
+void cuda_make_rows(cudaStream_t s, const struct cuda_make *p);
+
 /* x f32 [n_row, n_in] to rows of operands [n_pad, k_pad], zeros around it. */
 void cuda_stage_rows(cudaStream_t s, void *dst, bool bf16, const float *x, int64_t n_row,
                      int64_t n_pad, int64_t n_in, int64_t k_pad);

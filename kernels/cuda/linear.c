@@ -16,25 +16,25 @@ static int64_t blocks_of(const struct cuda_dev *d, int64_t n_row) {
     return (n_row + d->tune.rows - 1) / d->tune.rows;
 }
 
-static bool choose(struct cuda_dev *d, struct cuda_gemm *g) {
+bool cuda_gemm_choose(struct cuda_dev *d, struct cuda_gemm *g, int64_t rows) {
     cublasLtMatmulHeuristicResult_t found = {.workspaceSize = 0};
     int n = 0;
     const bool ok = CUDA_BLAS_OK(d, d->blas.layout_create(&g->w, operand_type(d), (uint64_t)g->k,
                                                           (uint64_t)g->n, g->k)) &&
                     CUDA_BLAS_OK(d, d->blas.layout_create(&g->x, operand_type(d), (uint64_t)g->k,
-                                                          (uint64_t)d->tune.rows, g->k)) &&
+                                                          (uint64_t)rows, g->k)) &&
                     CUDA_BLAS_OK(d, d->blas.layout_create(&g->y, CUDA_R_32F, (uint64_t)g->n,
-                                                          (uint64_t)d->tune.rows, g->n)) &&
+                                                          (uint64_t)rows, g->n)) &&
                     CUDA_BLAS_OK(d, d->blas.heuristic(d->lt, d->desc, g->w, g->x, g->y, g->y,
                                                       d->pref, 1, &found, &n));
     if (ok && n == 0)
         dev_fail(&d->base, E_DEVICE, "cuBLAS has no algorithm for a product of %lld x %lld x %lld",
-                 (long long)d->tune.rows, (long long)g->n, (long long)g->k);
+                 (long long)rows, (long long)g->n, (long long)g->k);
     g->algo = found.algo;
     return ok && n > 0;
 }
 
-static void gemm_close(struct cuda_dev *d, struct cuda_gemm *g) {
+void cuda_gemm_close(struct cuda_dev *d, struct cuda_gemm *g) {
     cublasLtMatrixLayout_t *all[] = {&g->w, &g->x, &g->y};
     for (size_t i = 0; i < COUNTOF(all); i++) {
         if (*all[i] != NULL) d->blas.layout_destroy(*all[i]);
@@ -43,7 +43,7 @@ static void gemm_close(struct cuda_dev *d, struct cuda_gemm *g) {
 }
 
 void cuda_gemm_free(struct cuda_dev *d) {
-    for (size_t i = 0; i < d->n_gemm; i++) gemm_close(d, &d->gemm[i]);
+    for (size_t i = 0; i < d->n_gemm; i++) cuda_gemm_close(d, &d->gemm[i]);
     mem_free(d->gemm);
 }
 
@@ -58,22 +58,26 @@ static const struct cuda_gemm *gemm_of(struct cuda_dev *d, int64_t n, int64_t k)
     }
     struct cuda_gemm *g = &d->gemm[d->n_gemm];
     *g = (struct cuda_gemm){.n = n, .k = k};
-    if (!choose(d, g)) {
-        gemm_close(d, g);
+    if (!cuda_gemm_choose(d, g, d->tune.rows)) {
+        cuda_gemm_close(d, g);
         return NULL;
     }
     d->n_gemm++;
     return g;
 }
 
+bool cuda_gemm_run(struct cuda_dev *d, const struct cuda_gemm *g, const void *w, const void *x,
+                   float *y) {
+    const float one = 1, zero = 0;
+    return CUDA_BLAS_OK(d, d->blas.matmul(d->lt, d->desc, &one, w, g->w, x, g->x, &zero, y, g->y, y,
+                                          g->y, &g->algo, NULL, 0, d->stream));
+}
+
 // y [tune.rows, n] = x [tune.rows, k] w [n, k]^T
 static bool product(struct cuda_dev *d, int64_t n, int64_t k, const void *w, const void *x,
                     float *y) {
-    const float one = 1, zero = 0;
     const struct cuda_gemm *g = gemm_of(d, n, k);
-    return g != NULL &&
-           CUDA_BLAS_OK(d, d->blas.matmul(d->lt, d->desc, &one, w, g->w, x, g->x, &zero, y, g->y, y,
-                                          g->y, &g->algo, NULL, 0, d->stream));
+    return g != NULL && cuda_gemm_run(d, g, w, x, y);
 }
 
 // Rows of x as operands, whole blocks of them. They stay for the next layer that reads the same rows.

@@ -189,6 +189,32 @@ done:
     if (read != NULL) cudaEventDestroy(read);
 }
 
+// Asks once for the other GPU's memory to be reached without a stop in the host's; copies do without, too.
+static void reach(struct cuda_dev *to, const struct cuda_dev *from) {
+    const uint64_t bit = (uint64_t)1 << (from->ordinal & 63);
+    cudaMemPool_t pool = NULL;
+    int can = 0;
+    if (to->ordinal == from->ordinal || (to->reaches & bit)) return;
+    to->reaches |= bit;
+    const struct cudaMemAccessDesc access = {
+        .location = {.type = cudaMemLocationTypeDevice, .id = to->ordinal},
+        .flags = cudaMemAccessFlagsProtReadWrite};
+    if (cudaDeviceCanAccessPeer(&can, to->ordinal, from->ordinal) != cudaSuccess || !can ||
+        cudaDeviceGetDefaultMemPool(&pool, from->ordinal) != cudaSuccess ||
+        cudaMemPoolSetAccess(pool, &access, 1) != cudaSuccess)
+        cudaGetLastError();
+}
+
+void cuda_fetch(struct dev *dst_dev, struct buf *dst, int64_t dst_row, struct dev *src_dev,
+                const struct buf *src, int64_t src_row, int64_t n) {
+    struct cuda_dev *from = cuda_of(src_dev), *to = cuda_of(dst_dev);
+    if (n == 0 || !CUDA_OK(to, cudaSetDevice(to->ordinal))) return;
+    reach(to, from);
+    cuda_wrote(to, dst);
+    CUDA_OK(to, cudaMemcpyPeerAsync(cuda_at(dst, dst_row), to->ordinal, cuda_at(src, src_row),
+                                    from->ordinal, (size_t)n * dst->row_bytes, to->fetches));
+}
+
 // ---- work items
 
 static enum status plan_make(struct cuda_plan *p, const struct dev_seg *seg, struct err *e) {

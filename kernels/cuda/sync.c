@@ -108,6 +108,7 @@ void cuda_sync(struct dev *dev) {
     struct cuda_dev *d = cuda_of(dev);
     dev->op = "sync";
     if (!CUDA_OK(d, cudaSetDevice(d->ordinal))) return;
+    CUDA_OK(d, cudaStreamSynchronize(d->fetches));
     cuda_mark_stage(d, DEV_STAGE_COUNT);
     cuda_settle(d);
     add_times(d);

@@ -8,6 +8,8 @@
 
 #include "base/mem.h"
 
+#include <math.h>
+
 enum form { FLOATS, PANEL, STORED };
 
 struct cuda_wt {
@@ -62,7 +64,7 @@ static void fill_rows(const void *ctx, size_t at, size_t k, unsigned char *out) 
     }
 }
 
-// A slice of that run, or of the whole tensor.
+// A slice of that run.
 struct slice {
     const struct dev_weight_src *src;
     size_t at;
@@ -70,6 +72,27 @@ struct slice {
 static void fill_slice(const void *ctx, size_t at, size_t k, unsigned char *out) {
     const struct slice *s = ctx;
     fill_rows(s->src, s->at + at, k, out);
+}
+
+// Brings bytes at .. at + n of that run to the device: out of the file, or made there.
+static void bring(struct cuda_dev *d, void *dst, const struct dev_weight_src *s, size_t at,
+                  size_t n) {
+    const struct slice from = {s, at};
+    if (s->made == 0) {
+        cuda_upload(d, dst, n, fill_slice, &from);
+        return;
+    }
+    const struct cuda_make p = {.dst = dst,
+                                .seed = s->made,
+                                .scale = ldexpf(1, -s->made_shift),
+                                .at = (int64_t)(at / sizeof(bf16_t)),
+                                .n = (int64_t)(n / sizeof(bf16_t)),
+                                .n_in = s->n_in,
+                                .first = s->first,
+                                .block = s->block,
+                                .stride = s->stride};
+    cuda_make_rows(d->stream, &p);
+    CUDA_LAUNCHED(d);
 }
 
 // ---- uploads
@@ -92,10 +115,9 @@ static void upload_panel(struct cuda_dev *d, const struct dev_weight_src *s, voi
     x.watch = watch;
     x.src = cuda_scratch(d, &d->raw, (size_t)step * x.row_bytes);
     for (int64_t row = 0; row < s->n_out && d->base.err.code == OK; row += step) {
-        const struct slice from = {s, (size_t)row * x.row_bytes};
         x.n_row = s->n_out - row < step ? s->n_out - row : step;
         x.dst = (unsigned char *)dst + (size_t)(row * x.k_pad) * cuda_word(d);
-        cuda_upload(d, d->raw.p, (size_t)x.n_row * x.row_bytes, fill_slice, &from);
+        bring(d, d->raw.p, s, (size_t)row * x.row_bytes, (size_t)x.n_row * x.row_bytes);
         cuda_expand_rows(d->stream, &x);
         CUDA_LAUNCHED(d);
     }
@@ -111,11 +133,15 @@ static void upload_turned(struct cuda_dev *d, const struct dev_weight_src *s, vo
     int64_t step = (int64_t)(d->tune.raw_bytes / t.x.row_bytes);
     step = step < 1 ? 1 : step < s->n_in ? step : s->n_in;
     t.x.src = cuda_scratch(d, &d->raw, (size_t)step * t.x.row_bytes);
+    // The tensor as it is stored, row by row.
+    struct dev_weight_src whole = *s;
+    whole.n_out = s->n_in;
+    whole.n_in = s->n_stored_rows;
+    whole.first = 0;
+    whole.block = s->n_in;
     for (t.k0 = 0; t.k0 < s->n_in && d->base.err.code == OK; t.k0 += step) {
         t.n_k = s->n_in - t.k0 < step ? s->n_in - t.k0 : step;
-        cuda_upload_bytes(d, d->raw.p,
-                          (const unsigned char *)s->data + (size_t)t.k0 * t.x.row_bytes,
-                          (size_t)t.n_k * t.x.row_bytes);
+        bring(d, d->raw.p, &whole, (size_t)t.k0 * t.x.row_bytes, (size_t)t.n_k * t.x.row_bytes);
         cuda_expand_turned(d->stream, &t);
         CUDA_LAUNCHED(d);
     }
@@ -124,7 +150,7 @@ static void upload_turned(struct cuda_dev *d, const struct dev_weight_src *s, vo
 // As it is stored; a matrix is looked through for what is not finite.
 static void upload_stored(struct cuda_dev *d, const struct wt *w, const struct cuda_wt *k,
                           struct cuda_watch watch) {
-    cuda_upload(d, k->mem, k->bytes, fill_rows, &w->src);
+    bring(d, k->mem, &w->src, 0, k->bytes);
     if (k->checked || w->use == WT_TABLE || d->base.err.code != OK) return;
     struct cuda_expand x = expand_of(d, &w->src, NULL);
     x.src = k->mem;

@@ -50,6 +50,18 @@ static __global__ void k_expand_turned(struct cuda_turn p) {
     if (!elem_finite(x)) elem_fault(p.x.watch, CUDA_FAULT_FINITE, 0);
 }
 
+static __global__ void k_make(struct cuda_make p) {
+    const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i >= p.n) return;
+    const int64_t row = (p.at + i) / p.n_in, k = (p.at + i) % p.n_in;
+    const int64_t e = (p.first + row / p.block * p.stride + row % p.block) * p.n_in + k;
+    uint64_t z = p.seed + (uint64_t)(e / 8 + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    z ^= z >> 31;
+    p.dst[i] = cuda_f32_bf16((float)(signed char)(z >> (8 * (e & 7))) * p.scale); // exact
+}
+
 // Four columns a thread.
 static __global__ void k_stage(void *dst, bool bf16, const float *x, int64_t n_row, int64_t n_pad,
                                int64_t n_in, int64_t k_pad) {
@@ -96,6 +108,10 @@ extern "C" void cuda_expand_rows(cudaStream_t s, const struct cuda_expand *p) {
 extern "C" void cuda_expand_turned(cudaStream_t s, const struct cuda_turn *p) {
     const int64_t n_k = p->k0 + p->n_k < p->x.n_in ? p->n_k : p->x.k_pad - p->k0;
     CUDA_LAUNCH(k_expand_turned, blocks_of(p->x.n_row * n_k), THREADS, 0, s, *p);
+}
+
+extern "C" void cuda_make_rows(cudaStream_t s, const struct cuda_make *p) {
+    CUDA_LAUNCH(k_make, blocks_of(p->n), THREADS, 0, s, *p);
 }
 
 extern "C" void cuda_stage_rows(cudaStream_t s, void *dst, bool bf16, const float *x, int64_t n_row,

@@ -58,6 +58,7 @@ static const struct dev_ops ref_ops = {
     .similar = ref_similar,
     .copy = dev_host_copy,
     .copy_peer = dev_host_copy_peer,
+    .fetch = dev_host_copy_peer,
     .event_open = dev_host_event_open,
     .event_close = dev_host_event_close,
     .event_record = dev_host_event_record,

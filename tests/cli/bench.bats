@@ -76,4 +76,36 @@ JSON
     expect 64 "$BASIN" bench --threads 0
     expect 64 "$BASIN" bench --dtype int4
     expect 64 "$BASIN" bench a b
+    expect 64 "$BASIN" bench a --shape stories260k
+    says "one of them"
+    expect 64 "$BASIN" bench --shape lama2-7b
+    says 'did you mean "llama2-7b"? There are stories260k, '
+    expect 64 "$BASIN" bench --devices cuda:0,1
+    says "one device is measured at a time"
+    expect 64 "$BASIN" bench --devices gpu
+    says "must be cpu or cuda"
+    if (( $(awk '/MemAvailable/ { print $2 }' /proc/meminfo) < 1000000000 )); then
+        expect 71 "$BASIN" bench --shape llama3-405b
+        says "take a smaller shape"
+    fi
+}
+
+@test "made-up weights of a known model's dimensions, without a file" {
+    expect 0 "$BASIN" bench --shape list
+    [[ $(grep -c . <<< "$output") -ge 20 && $output == stories260k* && $output == *llama2-7b* ]]
+    expect 0 "$BASIN" bench --shape stories260k --threads 1 --seconds 0.05s --json
+    [[ ! -s err ]]
+    holds '.shape == "stories260k" and .model == null and .parameters == 260032 and .dtype == "bf16"
+        and .devices == "cpu" and .tokenizer_bytes_per_second == 0
+        and (.scoring | all(.stages.head.flops_per_token == 2 * 512 * 64 and .tokens_per_second > 1))
+        and ([.decoding[] | .streams] == [1, 8, 32])'
+    expect 0 "$BASIN" bench --shape stories260k --threads 1 --seconds 0.05s --dtype f32
+    shows "scoring with stories260k, made up: 260,032 parameters, f32"
+    shows "32 streams"
+}
+
+@test "without a GPU it says what is missing" {
+    if [[ -e /dev/nvidiactl ]]; then skip "there is a GPU"; fi
+    expect 69 "$BASIN" bench --devices cuda --shape stories260k --seconds 0.05s
+    expect 69 "$BASIN" bench --devices cuda:3 "$MODEL" --seconds 0.05s
 }

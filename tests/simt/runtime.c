@@ -18,7 +18,7 @@ enum { GUARD_BYTES = 0 }; // ASan has its own
 #else
 enum { GUARD_BYTES = 64 };
 #endif
-enum { GUARD = 0xC3, ALIGN = 256 };
+enum { GUARD = 0xC3, ALIGN = 256, EAGER = 3 /* device */ };
 
 struct op {
     struct op *next;
@@ -165,6 +165,7 @@ static void push_op(struct simt_stream *s, void (*run)(void *), void *arg, bool 
     *s->last = op;
     s->last = &op->next;
     s->queued++;
+    if (s->device == EAGER) run_until(s, s->queued);
 }
 
 static void push(struct simt_stream *s, void (*run)(void *), void *arg) {
@@ -372,6 +373,7 @@ cudaError_t cudaMemcpyPeerAsync(void *dst, int dst_device, const void *src, int 
     check_device(src, n, src_device);
     check_device(dst, n, dst_device);
     push(s, move, keep(&m, sizeof m));
+    if (s->device % 2 == 1) run_until(s, s->queued); // as early as its stream allows
     return cudaSuccess;
 }
 
@@ -487,6 +489,19 @@ cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, enum cudaMemPoolAttr a, 
     (void)pool;
     (void)a;
     (void)value;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemPoolSetAccess(cudaMemPool_t pool, const struct cudaMemAccessDesc *list,
+                                 size_t n) {
+    (void)pool;
+    for (size_t i = 0; i < n; i++)
+        if (list[i].location.id >= g.world.n_device) return cudaErrorInvalidDevice;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer) {
+    *can = device != peer;
     return cudaSuccess;
 }
 

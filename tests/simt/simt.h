@@ -10,7 +10,8 @@
  *   1     in descending order, asynchronous copies at once
  *   2, 3  threads in random order, copies late and at once
  *
- * Streams are lazy: what is queued runs when somebody waits for it, so that a missing wait shows. Memory is
+ * Streams are lazy: what is queued runs when somebody waits for it, so that a missing wait shows; but rows from
+ * other devices come to device 1 at once, and device 3 does everything at once. Memory is
  * filled with NaN when it is taken and guarded behind its end (by ASan where that is on). */
 #ifndef BASIN_TESTS_SIMT_H
 #define BASIN_TESTS_SIMT_H
