@@ -46,6 +46,7 @@ struct doc {
     struct doc_track *tracks; /* owned [n_setting] */
     int n_setting;
     struct err failure; /* code OK while the document is well */
+    struct deal_doc *turn; /* borrowed: its place among what several devices score; else NULL */
 };
 
 enum status doc_new(struct doc **out, const struct corpus_doc *from, int slice, int n_setting,

@@ -31,6 +31,11 @@ void dev_close(struct dev *d) {
     if (d != NULL) d->ops->close(d);
 }
 
+struct dev_memory dev_memory(struct dev *d) {
+    if (d->ops->memory != NULL) return d->ops->memory(d);
+    return (struct dev_memory){.free_bytes = cpu_memory_bytes()};
+}
+
 const char *dev_kind(const struct dev *d) {
     return d->ops->kind;
 }

@@ -63,6 +63,12 @@ const char *dev_kind(const struct dev *d); /* "ref", "cpu", "cuda": the `device`
 const char *dev_describe(const struct dev *d); /* for people: "cpu avx512 bf16, 2 threads" */
 enum dtype dev_kv_dtype(const struct dev *d);  /* element type of BUF_KV buffers */
 
+/* Memory that buffers and weights can be taken from now; total_bytes 0: not known. The device need not be idle. */
+struct dev_memory {
+    int64_t free_bytes, total_bytes;
+};
+struct dev_memory dev_memory(struct dev *d);
+
 /* Waits for everything queued; reports and clears the sticky error ("attend: ..."). */
 enum status dev_sync(struct dev *d, struct err *e) WARN_UNUSED;
 

@@ -37,6 +37,16 @@ static void event_wait(struct dev *dev, const struct dev_event *ev) {
     CUDA_OK(d, cudaStreamWaitEvent(d->stream, ev->state, 0));
 }
 
+static struct dev_memory memory(struct dev *dev) {
+    const struct cuda_dev *d = cuda_of(dev);
+    size_t left = 0, all = 0;
+    if (cudaSetDevice(d->ordinal) != cudaSuccess || cudaMemGetInfo(&left, &all) != cudaSuccess) {
+        cudaGetLastError();
+        left = all = 0;
+    }
+    return (struct dev_memory){(int64_t)left, (int64_t)all};
+}
+
 // ---- closing
 
 static void close_blas(struct cuda_dev *d) {
@@ -72,6 +82,7 @@ static const struct dev_ops cuda_ops = {
     .kind = "cuda",
     .close = cuda_close,
     .sync = cuda_sync,
+    .memory = memory,
     .times = cuda_times,
     .buf_alloc = cuda_buf_alloc,
     .buf_release = cuda_buf_release,
