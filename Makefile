@@ -51,14 +51,14 @@ CMD  := $(patsubst %.c,$(OUT)/%.o,$(wildcard cmd/*.c))
 LIB  := $(OUT)/libbasin.a
 BIN  := $(OUT)/basin
 TEST_SUPPORT := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/support_*.c))
-TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(filter-out tests/test_cuda.c,$(wildcard tests/test_*.c)))
+TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(filter-out tests/test_cuda.c tests/test_devices.c,$(wildcard tests/test_*.c)))
 # The GPU's kernels on the CPU (tests/simt/): the .cu files as C++, with a stand-in of CUDA in front.
 HAVE_CXX  := $(shell $(CC) -x c++ -include new -fsyntax-only /dev/null 2>/dev/null && echo 1)
 SIMT_SRC  := $(filter-out kernels/cuda/blas.c,$(wildcard kernels/cuda/*.c kernels/cuda/*.cu tests/simt/*.c tests/simt/*.cu))
 SIMT_OBJ  := $(patsubst %.c,$(OUT)/simt/%.o,$(patsubst %.cu,$(OUT)/simt/%.cu.o,$(SIMT_SRC)))
 ON_CUDA   := ops attend quant span_dev
 SIMT_TESTS := $(if $(HAVE_CXX),$(patsubst %,$(OUT)/tests/test_cuda_%,$(ON_CUDA)))
-SIMT_TESTS += $(if $(HAVE_CXX),$(OUT)/tests/test_cuda)
+SIMT_TESTS += $(if $(HAVE_CXX),$(OUT)/tests/test_cuda $(OUT)/tests/test_devices)
 GPU_TESTS := $(patsubst %,$(OUT)/gpu/tests/test_%,$(ON_CUDA))
 
 .PHONY: all check-deps
@@ -119,13 +119,15 @@ $(patsubst %,$(OUT)/tests/test_cuda_%,$(ON_CUDA)): $(OUT)/tests/test_cuda_%: $(O
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
 $(OUT)/tests/test_cuda: $(OUT)/simt/tests/test_cuda.o $(SIMT_OBJ) $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
+$(OUT)/tests/test_devices: $(OUT)/simt/tests/test_devices.o $(SIMT_OBJ) $(TEST_SUPPORT) $(LIB)
+	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) -Wl,--wrap=dev_open_cuda $(LIBS) -lcmocka -o $@
 $(OUT)/gpu/tests/%: $(OUT)/tests/%.o $(OUT)/tests/devs_gpu.o $(TEST_SUPPORT) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -lcmocka -o $@
 $(OUT)/tools/bench/%: $(OUT)/tools/bench/%.o $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(LIBS) -o $@
 .SECONDARY:
--include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d) $(SIMT_OBJ:.o=.d) $(OUT)/simt/tests/test_cuda.d $(wildcard $(OUT)/tests/devs_*.d)
+-include $(OBJ:.o=.d) $(CMD:.o=.d) $(TESTS:%=%.d) $(TEST_SUPPORT:.o=.d) $(SIMT_OBJ:.o=.d) $(OUT)/simt/tests/test_cuda.d $(OUT)/simt/tests/test_devices.d $(wildcard $(OUT)/tests/devs_*.d)
 
 .PHONY: setup demo test test-gpu test-all test-programs asan ubsan tsan valgrind fuzz fuzz-programs fuzz-link fuzz-coverage lint format man install clean help bench
 setup: ## install what is missing (Debian packages); PREFIX=DIR: unpack it there, without root
