@@ -108,7 +108,8 @@ enum status deal_anew(struct deal *d, struct deal_doc *t, struct err *e) WARN_UN
 /* Saves and commits what is due; to be called when nothing is being computed. */
 struct deal_hand {
     int worker;
-    struct deal_doc *middle; /* the document in hand that has been begun, or NULL; save() appends its state */
+    struct deal_doc
+        *middle; /* the document in hand that has been begun, or NULL; save() appends its state */
     enum status (*save)(void *ctx, struct sbuf *out, struct err *e);
     void *ctx;
     const struct deal_doc *reading; /* or NULL; `bytes`: how far in its part */

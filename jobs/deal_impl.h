@@ -26,7 +26,7 @@ struct deal {
     pthread_cond_t told;  /* for the one who leads */
     atomic_bool stop;
     struct deal_config cfg;
-    struct part_config due; /* its commit_s and checkpoint_s */
+    struct part_config due;   /* its commit_s and checkpoint_s */
     struct deal_part **parts; /* owned [n_part] */
     size_t n_part, cap_part;
     int64_t serial;

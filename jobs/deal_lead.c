@@ -142,8 +142,8 @@ static enum status end_part(struct deal *d, size_t i, const struct part_source *
     if (how == OK) st = deal_commit(p, NULL, false, e);
     struct err wrong = {.code = OK};
     if (st != OK && e != NULL) wrong = *e;
-    const enum status ended = src->end(src->ctx, p->job, st != OK ? st : how,
-                                       st != OK ? &wrong : why, e);
+    const enum status ended =
+        src->end(src->ctx, p->job, st != OK ? st : how, st != OK ? &wrong : why, e);
     if (st == OK) st = ended;
     free_part(p);
     pthread_mutex_lock(&d->mu);
@@ -230,7 +230,8 @@ enum status deal_lead(struct deal *d, const struct part_source *src,
     while (d->n_alive > 0) {
         struct err why = {.code = OK};
         talk(d, hooks);
-        if (!atomic_load(&d->stop) && hooks->stop.asked != NULL && hooks->stop.asked(hooks->stop.ctx)) {
+        if (!atomic_load(&d->stop) && hooks->stop.asked != NULL &&
+            hooks->stop.asked(hooks->stop.ctx)) {
             err_fail(&why, E_CANCEL, "stopped on request");
             fail(d, &why);
         }

@@ -111,8 +111,8 @@ enum status deal_commit_if_due(struct deal *d, struct deal_part *p, const struct
         saved |= i > 0 && p->docs[i]->state != DEAL_DONE && is_kept(p, i);
     }
     // The first document's lines have left: only its owner can say what they belong to.
-    const bool elsewhere = first != NULL && first->state == DEAL_TAKEN && first->begun &&
-                           first != h->middle;
+    const bool elsewhere =
+        first != NULL && first->state == DEAL_TAKEN && first->begun && first != h->middle;
     const bool middle = !elsewhere && (beyond || (first != NULL && first == h->middle));
     if (!part_commit_due(&p->clock, &d->due, &p->job->out, &p->job->mark, middle, &with_state)) {
         return OK;
@@ -139,7 +139,8 @@ static enum status take_chunks(struct deal_doc *t, const struct section *s, stru
     enum status st = OK;
     struct sbuf piece;
     sbuf_init(&piece);
-    if (s->n_chunk < 0 || s->n_chunk > SECTIONS_MOST) FAIL(e, E_FORMAT, "its lengths make no sense");
+    if (s->n_chunk < 0 || s->n_chunk > SECTIONS_MOST)
+        FAIL(e, E_FORMAT, "its lengths make no sense");
     const char *bytes = take(c, s->n_chunk * (int64_t)sizeof *t->chunks);
     if (bytes == NULL) FAIL(e, E_FORMAT, "it is cut short");
     if (s->n_chunk == 0) goto done;

@@ -45,7 +45,7 @@ struct doc {
     int32_t *block_ids; /* owned [DOC_BLOCK]; it and logp NULL until doc_open_block() */
     struct doc_track *tracks; /* owned [n_setting] */
     int n_setting;
-    struct err failure; /* code OK while the document is well */
+    struct err failure;    /* code OK while the document is well */
     struct deal_doc *turn; /* borrowed: its place among what several devices score; else NULL */
 };
 

@@ -81,8 +81,8 @@ enum status part_chunk_put(const struct part_out *out, struct part_chunk *c, con
     return out->spool(out->ctx, bytes, n, &c->at, e);
 }
 
-enum status part_chunk_get(const struct part_out *out, const struct part_chunk *c,
-                           struct sbuf *to, struct err *e) {
+enum status part_chunk_get(const struct part_out *out, const struct part_chunk *c, struct sbuf *to,
+                           struct err *e) {
     enum status st = OK;
     TRY(out->unspool(out->ctx, c->at, (size_t)c->n, to, e));
     if (hash_64(to->s + to->n - c->n, (size_t)c->n) != c->hash) {

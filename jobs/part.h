@@ -39,8 +39,8 @@ struct part_chunk {
 enum status part_chunk_put(const struct part_out *out, struct part_chunk *c, const char *bytes,
                            size_t n, struct err *e) WARN_UNUSED;
 /* Appends them. Errors: E_IO (also: not what was put), E_NOMEM. */
-enum status part_chunk_get(const struct part_out *out, const struct part_chunk *c,
-                           struct sbuf *to, struct err *e) WARN_UNUSED;
+enum status part_chunk_get(const struct part_out *out, const struct part_chunk *c, struct sbuf *to,
+                           struct err *e) WARN_UNUSED;
 
 /* A part that is being done. */
 struct part_job {

@@ -75,10 +75,9 @@ static enum status write_record(struct run *r, bool ended, struct err *e) {
     for (int i = 0; i < r->session.n_dev; i++) {
         sbuf_printf(&b, "%s%s", i > 0 ? "; " : "", dev_describe(r->session.devs[i].dev));
     }
-    sbuf_printf(
-        &b, "\",\"simd\":\"%s\",\"threads\":%d,\"dtype\":\"%s\",\"span_tokens\":%lld",
-        cpu_isa_name(r->o->isa), r->o->n_thread, session_dtype(&r->session),
-        (long long)r->session.n_row);
+    sbuf_printf(&b, "\",\"simd\":\"%s\",\"threads\":%d,\"dtype\":\"%s\",\"span_tokens\":%lld",
+                cpu_isa_name(r->o->isa), r->o->n_thread, session_dtype(&r->session),
+                (long long)r->session.n_row);
     sbuf_printf(&b, ",\"rank\":%d,\"ranks\":%d,\"started_unix\":", r->o->rank.i, r->o->rank.n);
     sbuf_json_double(&b, (double)(r->started_unix_ns / 1000000) / 1e3);
     sbuf_printf(&b, ",\"ended\":%s,\"seconds\":", ended ? "true" : "false");
@@ -89,7 +88,8 @@ static enum status write_record(struct run *r, bool ended, struct err *e) {
         (long long)t->tokens_resumed);
     put_devices(r, &b);
     sbuf_printf(&b, ",\"parts\":[%s", sbuf_str(&r->records));
-    for (const struct run_part *p = r->begun; p != NULL; p = p->next) describe_part(p, "running", &b);
+    for (const struct run_part *p = r->begun; p != NULL; p = p->next)
+        describe_part(p, "running", &b);
     sbuf_puts(&b, "]}\n");
     TRY(sbuf_status(&b, e));
     TRY(ledger_write_run(r->ledger, b.s, e));

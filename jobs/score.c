@@ -118,8 +118,9 @@ done:
 }
 
 /* Opens the document that has been claimed: it becomes the last of s->docs. */
-static enum status open_document(struct scorer *s, struct deal_doc *t, const struct corpus_doc *from,
-                                 const struct err *bad, bool *anew, struct err *e) {
+static enum status open_document(struct scorer *s, struct deal_doc *t,
+                                 const struct corpus_doc *from, const struct err *bad, bool *anew,
+                                 struct err *e) {
     enum status st = OK;
     struct doc *d = NULL;
     *anew = false;
@@ -390,15 +391,14 @@ static enum status save_middle(void *ctx, struct sbuf *out, struct err *e) {
 
 static enum status settle(struct scorer *s, struct err *e) {
     const struct doc *d = middle(s), *last = s->n_doc > 0 ? s->docs[s->n_doc - 1] : NULL;
-    const struct deal_hand h = {
-        .worker = s->worker,
-        .middle = d != NULL ? d->turn : NULL,
-        .save = save_middle,
-        .ctx = s,
-        .reading = last != NULL ? last->turn : NULL,
-        .bytes = bytes_read(s),
-        .source = s->n_doc > 0 ? s->docs[0]->source : NULL,
-        .dev = s->cfg.mo->dev};
+    const struct deal_hand h = {.worker = s->worker,
+                                .middle = d != NULL ? d->turn : NULL,
+                                .save = save_middle,
+                                .ctx = s,
+                                .reading = last != NULL ? last->turn : NULL,
+                                .bytes = bytes_read(s),
+                                .source = s->n_doc > 0 ? s->docs[0]->source : NULL,
+                                .dev = s->cfg.mo->dev};
     return deal_settle(s->deal, &h, e);
 }
 

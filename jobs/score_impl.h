@@ -22,10 +22,10 @@ struct scorer {
     bool exact;        /* the oracle computes in double: nothing is rounded to float32 */
     struct span *span; /* owned */
     struct doc_reader reader;
-    struct sbuf line; /* scratch */
-    struct deal *deal;    /* borrowed */
-    int worker;           /* its number there */
-    int64_t n_row;        /* of a span */
+    struct sbuf line;        /* scratch */
+    struct deal *deal;       /* borrowed */
+    int worker;              /* its number there */
+    int64_t n_row;           /* of a span */
     struct deal_count count; /* of the piece being accounted */
 
     struct part_feed feed;

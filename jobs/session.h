@@ -16,7 +16,7 @@ struct session_dev {
     char name[32]; /* "cpu", "cuda:1" */
     struct dev *dev;
     struct model_on *mo;
-    int64_t n_row; /* of its spans: no more than it has free memory for */
+    int64_t n_row;                   /* of its spans: no more than it has free memory for */
     int64_t free_bytes, total_bytes; /* as it was opened; total 0: not known */
 };
 

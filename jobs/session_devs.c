@@ -26,8 +26,8 @@ void session_device_bytes(const struct session *s, int64_t n_row, int64_t longes
     }
     out->cache = cache;
     // Working keys and values are packed once more for the kernels.
-    out->span = span_bytes(a, n_row, rows, (size_t)word) +
-                2 * (n_row + rows) * a->n_kv * a->d_head * word;
+    out->span =
+        span_bytes(a, n_row, rows, (size_t)word) + 2 * (n_row + rows) * a->n_kv * a->d_head * word;
     out->weights = (span_layer_params(a) + a->n_vocab * a->d_model) * word;
 }
 
@@ -150,7 +150,8 @@ enum status session_open_devices(struct session *s, struct err *e) {
     TRY(open_list(s, want, e));
     if (s->man->job == MAN_GENERATE && s->n_dev > 1) {
         FAIL(e, E_UNSUPPORTED,
-             "a generate job runs on one device: name one (cpu, or cuda:0), or share the job out, for "
+             "a generate job runs on one device: name one (cpu, or cuda:0), or share the job out, "
+             "for "
              "example with --devices cuda:0 --shard 0/2 and --devices cuda:1 --shard 1/2");
     }
 done:

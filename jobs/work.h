@@ -7,7 +7,7 @@
 #include "jobs/score.h"
 #include "jobs/session.h"
 
-struct work { /* zeroed is none */
+struct work {                      /* zeroed is none */
     const struct session *session; /* borrowed */
     struct part_config hooks;
     struct deal *deal;           /* owned: of a score job */

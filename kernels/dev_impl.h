@@ -35,7 +35,7 @@ struct dev_event {
 struct dev_ops {
     const char *kind;
     void (*close)(struct dev *d);
-    void (*sync)(struct dev *d); /* waits; failures through dev_fail */
+    void (*sync)(struct dev *d);                /* waits; failures through dev_fail */
     struct dev_memory (*memory)(struct dev *d); /* optional: else it is the host's */
     void (*times)(const struct dev *d, double seconds[DEV_STAGE_COUNT]);
     enum status (*measure)(struct dev *d, double seconds, struct dev_peaks *out, struct err *e);

@@ -44,6 +44,8 @@ struct job {
     const char *devices, *out, *more; /* more: members of the manifest */
     int stop_after;                   /* tellings of progress; 0: never */
     double checkpoint_s;              /* 0: the default */
+    int span;                         /* rows; 0: 64 */
+    size_t scarce; /* at the first telling cuda:0 has no more than this left; 0: all */
     int told;
     struct sbuf notes;
     struct run_result result;
@@ -58,7 +60,9 @@ static void note(void *ctx, enum run_note kind, const char *text) {
 static void progress(void *ctx, const struct run_progress *p) {
     struct job *j = ctx;
     assert_true(p->bytes_done >= 0);
-    j->told++;
+    if (j->told++ == 0 && j->scarce > 0) {
+        simt_world()->memory_of[0] = simt_memory_used() + j->scarce;
+    }
 }
 
 static bool stop(void *ctx) {
@@ -82,14 +86,16 @@ static struct manifest *manifest(const struct job *j) {
                 j->more != NULL ? j->more : "@", j->out);
     if (j->more == NULL) {
         sbuf_clear(&text);
-        sbuf_printf(&text,
-                    "{\"version\":1,\"job\":\"score\",\"model\":{\"path\":\"%s/tests/data/fixtures/llama\"},"
-                    "\"input\":[{\"path\":\"*.jsonl\",\"ids_key\":\"ids\"}],"
-                    "\"cache\":[{\"name\":\"s\",\"mode\":\"sink\",\"sink_tokens\":2,\"window_tokens\":20},"
-                    "{\"name\":\"d\",\"mode\":\"dense\"}],\"score\":{\"tokens\":true},"
-                    "\"compute\":{\"span_tokens\":64,\"dtype\":\"f32\"},"
-                    "\"output\":{\"path\":\"%s\",\"part_bytes\":1500}}",
-                    cwd, j->out);
+        sbuf_printf(
+            &text,
+            "{\"version\":1,\"job\":\"score\",\"model\":{\"path\":\"%s/tests/data/fixtures/"
+            "llama\"},"
+            "\"input\":[{\"path\":\"*.jsonl\",\"ids_key\":\"ids\"}],"
+            "\"cache\":[{\"name\":\"s\",\"mode\":\"sink\",\"sink_tokens\":2,\"window_tokens\":20},"
+            "{\"name\":\"d\",\"mode\":\"dense\"}],\"score\":{\"tokens\":true},"
+            "\"compute\":{\"span_tokens\":%d,\"dtype\":\"f32\"},"
+            "\"output\":{\"path\":\"%s\",\"part_bytes\":1500}}",
+            cwd, j->span > 0 ? j->span : 64, j->out);
     }
     if (json_open_text(&doc, "job", text.s, text.n, &e) != OK) fail_msg("%s", e.msg);
     if (man_parse(&m, doc, base, 0, &problems, &e) != OK)
@@ -225,7 +231,8 @@ static int make_base(void **state) {
         const int n = d == LONG ? 600 : d == 5 ? 0 : d == 6 ? 1 : 30 + d * d * 37 % 160;
         sbuf_printf(&b, "{\"ids\":[");
         for (int i = 0; i < n; i++)
-            sbuf_printf(&b, i > 0 ? ",%d" : "%d", d == 9 && i == 20 ? 100000 : (i * i + 7 * d) % VOCAB);
+            sbuf_printf(&b, i > 0 ? ",%d" : "%d",
+                        d == 9 && i == 20 ? 100000 : (i * i + 7 * d) % VOCAB);
         sbuf_printf(&b, "]}\n");
         char name[32];
         snprintf(name, sizeof name, "%02d.jsonl", d / 5);
@@ -416,7 +423,8 @@ static void test_stops(void **state) {
     (void)state;
     static const char *const lists[] = {"cuda:0", "cuda:0,1", "cuda:1,2,3"};
     for (size_t i = 0; i < COUNTOF(lists); i++) {
-        struct job j = {.devices = lists[i], .out = "several", .checkpoint_s = 1e-9, .stop_after = 3};
+        struct job j = {
+            .devices = lists[i], .out = "several", .checkpoint_s = 1e-9, .stop_after = 9};
         int stops = 0;
         while (run(&j) == OK && j.result.end == RUN_STOPPED) {
             assert_true(++stops < 60);
@@ -456,8 +464,8 @@ static void test_other_kind(void **state) {
 static void test_memory(void **state) {
     (void)state;
     int whole = 0, smaller = 0, none = 0;
-    for (size_t kib = 1600; kib >= 100; kib = kib * 3 / 4) {
-        struct job j = {.devices = "cuda:0", .out = "several"};
+    for (size_t kib = 12000; kib >= 500; kib = kib / 2) {
+        struct job j = {.devices = "cuda:0", .out = "several", .span = 512};
         *simt_world() = fine;
         simt_world()->memory_of[0] = kib << 10;
         const enum status st = run(&j);
@@ -476,6 +484,17 @@ static void test_memory(void **state) {
     }
     if (whole == 0 || smaller == 0 || none == 0)
         fail_msg("%d whole, %d with smaller spans, %d without room", whole, smaller, none);
+    assert_true(smaller >= 2);
+}
+
+/* Memory that was there when the run was planned and is not any more: spans become smaller on the way. */
+static void test_memory_taken(void **state) {
+    (void)state;
+    struct job j = {.devices = "cuda:0", .out = "several", .span = 256, .scarce = 100 << 10};
+    run_whole(&j);
+    must_say(&j, "out of memory: goes on with spans of");
+    assert_same("several", "one");
+    forget(&j);
 }
 
 /* One device is too small for anything: the other does it all. */
@@ -509,7 +528,8 @@ static void test_refusals(void **state) {
     refused("cuda,cuda:1", w, E_ARG, "cuda:1 is named twice");
     refused("cpu,tpu", w, E_ARG, "must be auto");
     w.n_device = 1;
-    refused("cuda:0,1", w, E_DEVICE, "1 to be seen, counted from 0 in the order of CUDA_VISIBLE_DEVICES");
+    refused("cuda:0,1", w, E_DEVICE,
+            "1 to be seen, counted from 0 in the order of CUDA_VISIBLE_DEVICES");
     w.n_device = 0;
     refused("cuda", w, E_DEVICE, "no GPU is to be seen");
     refused("cpu,cuda", w, E_DEVICE, "CUDA_VISIBLE_DEVICES");
@@ -552,6 +572,7 @@ int main(void) {
         cmocka_unit_test_teardown(test_stops, world_back),
         cmocka_unit_test_teardown(test_other_kind, world_back),
         cmocka_unit_test_teardown(test_memory, world_back),
+        cmocka_unit_test_teardown(test_memory_taken, world_back),
         cmocka_unit_test_teardown(test_one_small, world_back),
         cmocka_unit_test_teardown(test_refusals, world_back),
         cmocka_unit_test_teardown(test_generate, world_back),
