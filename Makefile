@@ -27,6 +27,7 @@ ALL_CFLAGS = -std=c11 $(CFLAGS) $(SAN) $(WARN) -fopenmp -I. -D_GNU_SOURCE -DPCRE
 KERNEL_CFLAGS = -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off
 X86 := $(filter x86_64,$(shell uname -m))
 ISA_avx2   := $(if $(X86),-mavx2 -mfma -mf16c)
+ISA_avxvnni := $(ISA_avx2)
 ISA_avx512 := $(if $(X86),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mavx512vnni -mfma -mf16c -mprefer-vector-width=512)
 SAN_asan  := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SAN_ubsan := -fsanitize=undefined -fno-sanitize-recover=all
@@ -175,7 +176,7 @@ bench: all ## measure here (MODEL=FILE, else the demo model) and keep it in tool
 valgrind: all ## a small run under valgrind's memcheck (portable kernels)
 	@tools/valgrind $(BIN)
 tsan: ## a two-thread run under ThreadSanitizer (clang's OpenMP runtime)
-	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=tsan CC="$(CLANG)" all
+	@$(MAKE) --no-print-directory -s -j$$(nproc) FLAVOUR=tsan CC="$(CLANG)" all build/tsan/tests/test_pool
 	@tools/tsan build/tsan/basin
 
 lint: all ## include direction, symbols, forbidden calls, mutable data, format

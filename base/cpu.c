@@ -39,6 +39,15 @@ enum cpu_isa cpu_isa_best(void) {
     return CPU_PORTABLE;
 }
 
+bool cpu_has_avxvnni(void) {
+#if defined(__x86_64__)
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4)) != 0;
+#else
+    return false;
+#endif
+}
+
 const char *cpu_isa_name(enum cpu_isa isa) {
     return isa_names[isa];
 }

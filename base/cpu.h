@@ -12,6 +12,8 @@ enum cpu_isa {
 };
 
 enum cpu_isa cpu_isa_best(void);
+/* The products of bytes of AVX-512 for vectors of 256 bits. */
+bool cpu_has_avxvnni(void);
 const char *cpu_isa_name(enum cpu_isa isa);
 
 /* Name to isa: "portable", "avx2", "avx512", "amx". NULL or "" means the best this CPU has.

@@ -12,7 +12,7 @@
 #include <string.h>
 
 const char *const cmd_direct_modes[] = {"sink", "window", "dense", NULL};
-const char *const cmd_direct_dtypes[] = {"auto", "f32", "bf16", NULL};
+const char *const cmd_direct_dtypes[] = {"auto", "f32", "bf16", "int8", NULL};
 
 /* ---- the manifest that the options stand for ---- */
 

@@ -84,7 +84,7 @@ int cmd_direct_run(const struct cmd_direct *d, const struct sbuf *text);
      .kind = CMD_WORD,                                                                             \
      .words = cmd_direct_dtypes,                                                                   \
      .offset = CMD_DIRECT_AT(dtype),                                                               \
-     .help = "auto (default), f32 or bf16"},                                                       \
+     .help = "auto (default), f32, bf16 or int8"},                                                 \
         CMD_JOB_DEVICES(struct cmd_direct_options), CMD_JOB_THREADS(struct cmd_direct_options), {  \
         .name = "quiet", .kind = CMD_FLAG, .offset = CMD_DIRECT_AT(quiet),                         \
         .help = "no progress on stderr"                                                            \

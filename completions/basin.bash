@@ -57,10 +57,11 @@ _basin() {
     run--devices | score--devices | generate--devices | plan--devices) _basin_words 'auto cpu cuda cuda:0'; return ;;
     run--out | plan--out) _basin_files -d; return ;;
     score--mode | generate--mode) _basin_words 'sink window dense'; return ;;
-    score--dtype | generate--dtype | bench--dtype) _basin_words 'auto f32 bf16'; return ;;
+    score--dtype | generate--dtype) _basin_words 'auto f32 bf16 int8'; return ;;
     generate--turn) _basin_words 'stream chunk room'; return ;;
     init--job) _basin_words 'score generate'; return ;;
     cat--format) _basin_words 'jsonl tsv openai'; return ;;
+    bench--dtype) _basin_words 'auto f32 bf16'; return ;;
     esac
     if [[ $cur == -* ]]; then
         _basin_words "$options --help"

@@ -30,7 +30,7 @@ enum man_prefill { MAN_PREFILL_STREAM, MAN_PREFILL_DENSE };
 enum man_utf8 { MAN_UTF8_FAIL, MAN_UTF8_REPLACE };
 enum man_bos { MAN_BOS_AUTO, MAN_BOS_TRUE, MAN_BOS_FALSE };
 enum man_turn { MAN_TURN_STREAM, MAN_TURN_CHUNK, MAN_TURN_ROOM };
-enum man_dtype { MAN_DTYPE_AUTO, MAN_DTYPE_F32, MAN_DTYPE_BF16 };
+enum man_dtype { MAN_DTYPE_AUTO, MAN_DTYPE_F32, MAN_DTYPE_BF16, MAN_DTYPE_INT8 };
 
 /* The words the manifest uses: "sink", "stream", "bf16". */
 const char *man_mode_name(enum man_mode v);

@@ -13,8 +13,7 @@ enum { MAX_INPUTS = 65536 };
 static const char *const job_words[] = {"score", "generate", NULL};
 static const char *const job_later[] = {"probe", "experiment", "train", NULL};
 static const char *const utf8_words[] = {"fail", "replace", NULL};
-static const char *const dtype_words[] = {"auto", "f32", "bf16", NULL};
-static const char *const dtype_later[] = {"int8", NULL};
+static const char *const dtype_words[] = {"auto", "f32", "bf16", "int8", NULL};
 
 const char *man_dtype_name(enum man_dtype v) {
     return dtype_words[v];
@@ -274,9 +273,10 @@ static const struct man_field compute_fields[] = {
      .kind = MAN_K_WORD,
      .offset = IN_MANIFEST(compute.dtype),
      .words = dtype_words,
-     .later = dtype_later,
      .fallback = "\"auto\"",
-     .about = "What products are computed in; auto: f32 for models stored so, else bf16."},
+     .about =
+         "What products are computed in; auto: f32 for models stored so, else bf16; int8 where "
+         "quantized models write on a CPU."},
     {.key = "span_tokens",
      .kind = MAN_K_INT,
      .offset = IN_MANIFEST(compute.span_tokens),

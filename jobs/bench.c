@@ -46,13 +46,16 @@ enum status bench_open(struct bench **out, const char *model, const char *dtype,
     b->path = model;
     TRY(model_open(&b->model, model, e));
     b->dtype = strcmp(dtype, "f32") == 0    ? DT_F32
-               : strcmp(dtype, "bf16") == 0 ? DT_BF16
-                                            : session_auto_dtype(b->model);
-    const struct dev_config c = {.n_thread = n_thread, .isa = isa, .compute = b->dtype};
+               : strcmp(dtype, "auto") == 0 ? session_auto_dtype(b->model)
+                                            : DT_BF16;
+    const struct dev_config c = {
+        .n_thread = n_thread, .isa = isa, .compute = b->dtype, .int8 = strcmp(dtype, "int8") == 0};
     TRY(dev_open_cpu(&b->dev, &c, e));
     TRY(model_on_open(&b->mo, b->model, b->dev, e));
     struct dev_config steps = c;
     steps.purpose = DEV_STEPS;
+    steps.int8 =
+        strcmp(dtype, "int8") == 0 || (strcmp(dtype, "auto") == 0 && session_auto_int8(b->model));
     TRY(dev_open_cpu(&b->step_dev, &steps, e));
     TRY(model_on_open(&b->step_mo, b->model, b->step_dev, e));
     TRY(span_open(&b->span, b->mo, SESSION_ROWS, e));

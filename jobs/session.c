@@ -19,16 +19,24 @@ enum dtype session_auto_dtype(const struct model *m) {
     return model_stored_dtype(m) == DT_F32 ? DT_F32 : DT_BF16;
 }
 
+bool session_auto_int8(const struct model *m) {
+    return dtype_block(model_stored_dtype(m)) > 1;
+}
+
 static enum status settle_dtype(struct session *s, const char *dtype, struct err *e) {
     if (dtype == NULL && s->man->compute.dtype == MAN_DTYPE_AUTO) {
+        const char *on = s->o->devices != NULL ? s->o->devices : "auto";
         s->compute = session_auto_dtype(s->model);
+        s->int8 = s->man->job == MAN_GENERATE && session_auto_int8(s->model) &&
+                  (strcmp(on, "auto") == 0 || strcmp(on, "cpu") == 0);
         return OK;
     }
     if (dtype == NULL) dtype = man_dtype_name(s->man->compute.dtype);
     if (strcmp(dtype, "f32") == 0) {
         s->compute = DT_F32;
-    } else if (strcmp(dtype, "bf16") == 0) {
+    } else if (strcmp(dtype, "bf16") == 0 || strcmp(dtype, "int8") == 0) {
         s->compute = DT_BF16;
+        s->int8 = strcmp(dtype, "int8") == 0;
     } else {
         return err_fail(e, E_FORMAT, "dtype \"%s\" is not one this version computes in", dtype);
     }
@@ -160,7 +168,8 @@ enum status session_start(struct session *s, struct err *e) {
         const struct dev_config steps = {.n_thread = s->o->n_thread,
                                          .isa = s->o->isa,
                                          .compute = s->compute,
-                                         .purpose = DEV_STEPS};
+                                         .purpose = DEV_STEPS,
+                                         .int8 = s->int8};
         TRY(dev_open_cpu(&s->step_dev, &steps, e));
         TRY(model_on_open(&s->step_mo, s->model, s->step_dev, e));
     }
@@ -187,7 +196,7 @@ void session_close(struct session *s) {
 }
 
 const char *session_dtype(const struct session *s) {
-    return s->compute == DT_BF16 ? "bf16" : "f32";
+    return s->int8 ? "int8" : dtype_name(s->compute);
 }
 
 // What the model's own files have decided: a change of theirs is another job.
@@ -215,7 +224,7 @@ enum status session_print_job(const struct session *s, struct sbuf *out, struct 
     man_canonical(s->man, &man);
     sbuf_printf(
         out, "{\"version\":1,\"identity\":{\"manifest\":%s,\"dtype\":\"%s\",\"cache_dtype\":\"%s\"",
-        sbuf_str(&man), session_dtype(s), session_dtype(s));
+        sbuf_str(&man), session_dtype(s), dtype_name(s->compute));
     sbuf_printf(out, ",\"model\":\"%s\",\"model_family\":\"%s\"", model_identity(s->model),
                 model_arch(s->model)->family->name);
     if (s->tok != NULL) {

@@ -32,6 +32,7 @@ struct session {
     struct dev *step_dev;
     struct model_on *step_mo;
     enum dtype compute; /* DT_F32 or DT_BF16 */
+    bool int8;          /* products of int8 in a bf16 run (struct dev_config) */
     bool add_bos;
     int64_t n_row; /* rows of a span */
 
@@ -42,8 +43,8 @@ struct session {
     int n_stream; /* settled by session_start() */
 };
 
-/* Opens plan, model and tokenizer, and settles the dtype: `dtype` ("f32", "bf16") if not NULL, else
- * the manifest's, "auto" being bf16 for models stored in 16 bits and f32 for others. */
+/* Opens plan, model and tokenizer, and settles the dtype: `dtype` ("f32", "bf16", "int8") if not NULL,
+ * else the manifest's, "auto" being f32 for models stored in F32 and bf16 for others; int8 in generate jobs of quantized ones. */
 enum status session_open(struct session *s, const struct manifest *man, const struct run_options *o,
                          const char *dtype, struct err *e) WARN_UNUSED;
 /* The dtype that the job in `dir` was fixed to when it began, which `auto` follows on every later run;
@@ -58,6 +59,8 @@ enum status session_start(struct session *s, struct err *e) WARN_UNUSED;
 void session_close(struct session *s);
 /* What "auto" becomes for a model. */
 enum dtype session_auto_dtype(const struct model *m);
+/* Whether "auto" is int8 where a model writes, on a CPU. */
+bool session_auto_int8(const struct model *m);
 
 const char *session_dtype(const struct session *s);
 /* The job as identity: what must be the same for results to belong together (ledger.h). */

@@ -55,7 +55,7 @@ static void settle_rows(struct session *s, struct session_dev *v) {
 static enum status open_handle(struct session *s, const char *name, int ordinal, struct dev **out,
                                struct err *e) {
     const struct dev_config c = {
-        .n_thread = s->o->n_thread, .isa = s->o->isa, .compute = s->compute};
+        .n_thread = s->o->n_thread, .isa = s->o->isa, .compute = s->compute, .int8 = s->int8};
     if (strcmp(name, "ref") == 0) return dev_open_ref(out, &c, e);
     if (strcmp(name, "cpu") == 0) return dev_open_cpu(out, &c, e);
     return dev_open_cuda(out, ordinal, &c, e);

@@ -22,8 +22,7 @@ enum status dev_config_check(const struct dev_config *c, struct err *e) {
     if (c->n_thread < 1) return err_fail(e, E_ARG, "threads: %d is less than 1", c->n_thread);
     if (c->compute != DT_F32 && c->compute != DT_BF16)
         return err_fail(e, E_ARG, "compute dtype must be f32 or bf16");
-    if (c->int8 && (c->compute != DT_BF16 || c->purpose != DEV_STEPS))
-        return err_fail(e, E_ARG, "int8 is for steps in a bf16 run");
+    if (c->int8 && c->compute != DT_BF16) return err_fail(e, E_ARG, "int8 is for a bf16 run");
     return OK;
 }
 

@@ -44,9 +44,11 @@ struct dev_config {
         compute; /* DT_F32 or DT_BF16. ref computes in double; with DT_BF16 it still rounds K and V
                            to bf16 values when they are stored, so that it models that cache */
     enum dev_purpose purpose;
-    bool int8; /* DEV_STEPS, DT_BF16: rows that meet quantized matrices are rounded to int8, by a
-                  scale per row and 32 elements (16 for Q6_K): faster, and a class of precision of its
-                  own (tests/test_decode.c). ref: does nothing */
+    bool
+        int8; /* cpu, DT_BF16: products of int8, a class of precision of its own (tests/test_decode.c).
+                  DEV_BLOCKS: rows and matrices are rounded, by a scale per row and 64 elements.
+                  DEV_STEPS: rows that meet quantized matrices, by 32 elements (16 for Q6_K).
+                  ref: does nothing; cuda: E_UNSUPPORTED */
 };
 
 enum status dev_open_ref(struct dev **out, const struct dev_config *c, struct err *e) WARN_UNUSED;

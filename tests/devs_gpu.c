@@ -14,8 +14,8 @@ int ops_list(struct ops_dev out[8]) {
         printf("no GPU\n");
         exit(77);
     }
-    out[0] = (struct ops_dev){CPU_PORTABLE, DT_F32, DEV_BLOCKS};
-    out[1] = (struct ops_dev){CPU_PORTABLE, DT_BF16, DEV_BLOCKS};
+    out[0] = (struct ops_dev){CPU_PORTABLE, DT_F32, DEV_BLOCKS, false};
+    out[1] = (struct ops_dev){CPU_PORTABLE, DT_BF16, DEV_BLOCKS, false};
     return 2;
 }
 

@@ -207,19 +207,30 @@ void ops_each(void (*body)(struct ops_run *)) {
     ops_each_for(DEV_BLOCKS, body);
 }
 
+static void on_device(const struct ops_dev *c, void (*body)(struct ops_run *)) {
+    struct ops_run r = {
+        .ref = ops_open_ref(c->compute), .dev = ops_open(c, 2), .c = *c, .seed = 1234};
+    // Only the CPU has kernels of their own for steps.
+    if (c->purpose == DEV_BLOCKS || strcmp(dev_kind(r.dev), "cpu") == 0) body(&r);
+    dev_close(r.ref);
+    dev_close(r.dev);
+}
+
 void ops_each_for(enum dev_purpose purpose, void (*body)(struct ops_run *)) {
     struct ops_dev list[8];
     const int n = ops_list(list);
     for (int i = 0; i < n; i++) {
         list[i].purpose = purpose;
-        struct ops_run r = {.ref = ops_open_ref(list[i].compute),
-                            .dev = ops_open(&list[i], 2),
-                            .c = list[i],
-                            .seed = 1234};
-        // Only the CPU has kernels of their own for steps.
-        if (purpose == DEV_BLOCKS || strcmp(dev_kind(r.dev), "cpu") == 0) body(&r);
-        dev_close(r.ref);
-        dev_close(r.dev);
+        on_device(&list[i], body);
+    }
+}
+
+void ops_each_int8(void (*body)(struct ops_run *)) {
+    struct ops_dev list[8];
+    const int n = ops_list(list);
+    for (int i = 0; i < n; i++) {
+        list[i].int8 = true;
+        if (list[i].compute == DT_BF16) on_device(&list[i], body);
     }
 }
 

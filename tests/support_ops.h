@@ -12,6 +12,7 @@ struct ops_dev {
     enum cpu_isa isa; /* of the CPU; on GPUs a number without meaning */
     enum dtype compute;
     enum dev_purpose purpose;
+    bool int8;
 };
 int ops_list(struct ops_dev out[8]); /* all that this machine can run */
 /* Opens one: with 1 and with 2 threads, or two devices of the kind, which must compute the same bits. */
@@ -63,6 +64,8 @@ struct ops_run {
 };
 void ops_each(void (*body)(struct ops_run *));
 void ops_each_for(enum dev_purpose purpose, void (*body)(struct ops_run *));
+/* With products of int8; on CPUs only. */
+void ops_each_int8(void (*body)(struct ops_run *));
 /* Normal numbers; bf16 values in a bf16 run, so that its products are exact. free() */
 float *ops_inputs(struct ops_run *r, int64_t n, float scale);
 

@@ -58,6 +58,9 @@ static void test_open(void **state) {
     assert_int_equal(dev_cuda_count(), 4);
     refuse(w, 4, E_DEVICE, "there is no GPU 4: 4 to be seen");
     refuse(w, -1, E_DEVICE, "there is no GPU -1");
+    struct dev *d = NULL;
+    const struct dev_config bytes = {.n_thread = 1, .compute = DT_BF16, .int8 = true};
+    assert_int_equal(dev_open_cuda(&d, 0, &bytes, NULL), E_UNSUPPORTED);
     w.driver = 0;
     refuse(w, 0, E_DEVICE, "no NVIDIA driver is loaded");
     assert_int_equal(dev_cuda_count(), 0);

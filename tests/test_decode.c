@@ -1,5 +1,7 @@
-/* A handle for steps: matrices as stored, on every instruction set, against ref; and the promise that a
- * row has the same bits alone, among others and on any number of threads. */
+/* A handle for steps, which keeps matrices as stored, and int8 in one for blocks, on every instruction set
+ * against ref; and the promise that a row has the same bits alone, among others and on any number of
+ * threads. */
+#include "kernels/cpu/cpu_impl.h"
 #include "kernels/quant.h"
 #include "tests/support_gguf.h"
 #include "tests/support_ops.h"
@@ -23,26 +25,43 @@ struct how {
     enum cpu_isa isa;
     enum dtype compute;
     bool int8;
+    enum dev_purpose purpose;
+    const struct cpu_kernels *table; // or NULL: what the instruction set has best here
 };
 
-static struct dev *open_steps(const struct how *h, int n_thread) {
+// Elements that share a scale in int8, or 0: not rounded. In blocks weights are, too.
+static int int8_block(const struct how *h, enum dtype type) {
+    if (!h->int8) return 0;
+    if (h->purpose == DEV_BLOCKS) return 64;
+    return type < DT_Q8_0 ? 0 : type == DT_Q6_K ? 16 : 32;
+}
+
+static struct dev *open_how(const struct how *h, int n_thread) {
     struct dev *d = NULL;
     struct err e = {0};
     const struct dev_config c = {.n_thread = n_thread,
                                  .isa = h->isa,
                                  .compute = h->compute,
-                                 .purpose = DEV_STEPS,
+                                 .purpose = h->purpose,
                                  .int8 = h->int8};
-    if (dev_open_cpu(&d, &c, &e) != OK) fail_msg("%s", e.msg);
+    const enum status st =
+        h->table != NULL ? cpu_open_with(&d, h->table, &c, &e) : dev_open_cpu(&d, &c, &e);
+    if (st != OK) fail_msg("%s", e.msg);
     return d;
 }
 
 static void each_how(void (*body)(const struct how *)) {
     for (int isa = CPU_PORTABLE; isa <= (int)cpu_isa_best(); isa++)
-        for (int k = 0; k < 3; k++) {
-            const struct how h = {(enum cpu_isa)isa, k == 0 ? DT_F32 : DT_BF16, k == 2};
+        for (int k = 0; k < 4; k++) {
+            const struct how h = {(enum cpu_isa)isa, k == 0 ? DT_F32 : DT_BF16, k >= 2,
+                                  k == 3 ? DEV_BLOCKS : DEV_STEPS, NULL};
             body(&h);
         }
+#if defined(__x86_64__)
+    // A CPU that has AVX-VNNI does not choose these.
+    const struct how h = {CPU_AVX2, DT_BF16, true, DEV_BLOCKS, &cpu_kernels_avx2};
+    if (cpu_isa_best() >= CPU_AVX2) body(&h);
+#endif
 }
 
 /* ---- matrices */
@@ -109,14 +128,61 @@ static unsigned char *linear_on(struct dev *d, const struct matrix *m, const flo
     return bytes;
 }
 
-// What int8 makes of a row: by blocks, the largest becomes 127.
-static void round_int8(float *x, int64_t n, int block) {
-    for (int64_t b = 0; b < n; b += block) {
-        float max = 0;
-        for (int i = 0; i < block; i++) max = fmaxf(max, fabsf(x[b + i]));
-        const float inv = max > 0 ? 127.0f / max : 0;
-        for (int i = 0; i < block; i++) x[b + i] = rintf(x[b + i] * inv) * (max / 127.0f);
+static void elements(float *out, const struct matrix *m, int64_t row) {
+    const unsigned char *p = m->stored + (size_t)row * dtype_row_bytes(m->type, m->n_in);
+    if (m->type >= DT_Q8_0)
+        assert_true(dev_quant_floats(out, p, m->type, m->n_in));
+    else
+        assert_true(dev_src_floats(out, p, m->type, m->n_in));
+}
+
+// What int8 makes of n elements that share a scale. Halves are common (bf16 over bf16), so it matters what
+// is rounded on the way.
+static void round_steps(float *x, int64_t n, float max) {
+    const float inv = max > 0 ? 127.0f / max : 0;
+    for (int64_t i = 0; i < n; i++) x[i] = rintf(x[i] * inv) * (max / 127.0f);
+}
+static void round_block(float *x, int64_t n, float max, bool fused) {
+    float scale = max / 127.0f;
+    uint32_t bits;
+    memcpy(&bits, &scale, sizeof bits);
+    bits = (bits + 255) & ~255u; // up to 16 bits
+    memcpy(&scale, &bits, sizeof scale);
+    const float inv = max > 0 ? 1 / scale : 0;
+    for (int64_t i = 0; i < n; i++)
+        x[i] = scale * (fused ? fmaf(x[i], inv, 12582912.0f) - 12582912.0f : rintf(x[i] * inv));
+}
+static void round_rows(const struct how *h, enum dtype type, float *x, int64_t n_row, int64_t n) {
+    const int block = int8_block(h, type);
+    for (int64_t r = 0; block > 0 && r < n_row; r++)
+        for (int64_t b = 0; b < n; b += block) {
+            float *p = x + r * n + b, max = 0;
+            const int64_t some = n - b < block ? n - b : block;
+            for (int64_t i = 0; i < some; i++) max = fmaxf(max, fabsf(p[i]));
+            if (h->purpose == DEV_BLOCKS)
+                round_block(p, some, max, h->isa != CPU_PORTABLE);
+            else
+                round_steps(p, some, max);
+        }
+}
+
+// What the products see of a matrix: itself, or in int8 blocks its rounded elements.
+static struct matrix seen_matrix(const struct how *h, const struct matrix *m) {
+    struct matrix s = *m;
+    const size_t n = (size_t)(m->n_out * m->n_in);
+    s.bias = malloc((size_t)m->n_out * sizeof *s.bias);
+    s.stored = malloc(n * sizeof(float));
+    assert_true(s.bias != NULL && s.stored != NULL);
+    memcpy(s.bias, m->bias, (size_t)m->n_out * sizeof *s.bias);
+    if (h->int8 && h->purpose == DEV_BLOCKS) {
+        float *x = (float *)(void *)s.stored;
+        s.type = DT_F32;
+        for (int64_t r = 0; r < m->n_out; r++) elements(x + r * m->n_in, m, r);
+        round_rows(h, m->type, x, m->n_out, m->n_in);
+    } else {
+        memcpy(s.stored, m->stored, dtype_row_bytes(m->type, m->n_in) * (size_t)m->n_out);
     }
+    return s;
 }
 
 struct shape {
@@ -141,10 +207,10 @@ static void against_ref(const struct how *h, struct dev *d, struct dev *ref, enu
     assert_non_null(seen);
     if (h->compute == DT_BF16) ops_round_bf16(x, 3 * s->n_in);
     memcpy(seen, x, 3 * (size_t)s->n_in * sizeof *x);
-    const bool int8 = h->int8 && type >= DT_Q8_0;
-    if (int8) round_int8(seen, 3 * s->n_in, type == DT_Q6_K ? 16 : 32);
+    round_rows(h, type, seen, 3, s->n_in);
+    struct matrix seen_m = seen_matrix(h, &m);
     double *want = NULL, *got = NULL;
-    free(linear_on(ref, &m, seen, 3, &want));
+    free(linear_on(ref, &seen_m, seen, 3, &want));
     free(linear_on(d, &m, x, 3, &got));
     /* f32 sums over products whose parts d v x and m x are up to four times as large as their sum: as
      * in test_ops.c, with a factor. */
@@ -154,11 +220,11 @@ static void against_ref(const struct how *h, struct dev *d, struct dev *ref, enu
              (long long)s->n_in, dev_describe(d));
     ops_compare(what, want, got, 3 * s->n_out, (struct ops_budget){atol, 2e-6, 1e-11});
     free(want), free(got), free(x), free(seen);
-    matrix_free(&m);
+    matrix_free(&m), matrix_free(&seen_m);
 }
 
 static void linear_body(const struct how *h) {
-    struct dev *d = open_steps(h, 2), *ref = ops_open_ref(h->compute);
+    struct dev *d = open_how(h, 2), *ref = ops_open_ref(h->compute);
     for (size_t t = 0; t < COUNTOF(types); t++) {
         size_t n = 0;
         const struct shape *s = shapes_of(types[t], &n);
@@ -197,7 +263,7 @@ static void same_bits(struct dev *d, struct dev *one, enum dtype type, const str
 }
 
 static void bits_body(const struct how *h) {
-    struct dev *d = open_steps(h, 3), *one = open_steps(h, 1);
+    struct dev *d = open_how(h, 3), *one = open_how(h, 1);
     for (size_t t = 0; t < COUNTOF(types); t++) {
         const struct shape s = {600, dtype_block(types[t]) > 32 ? 512 : 480};
         same_bits(d, one, types[t], &s);
@@ -249,7 +315,7 @@ static void head_free(struct head_out *h) {
 static void head_body(const struct how *h) {
     enum { N = 9, D = 256, V = 1031 };
     static const enum dtype kinds[] = {DT_BF16, DT_Q8_0, DT_Q4_1, DT_Q6_K};
-    struct dev *d = open_steps(h, 2), *ref = ops_open_ref(h->compute);
+    struct dev *d = open_how(h, 2), *ref = ops_open_ref(h->compute);
     for (size_t t = 0; t < COUNTOF(kinds); t++) {
         uint64_t rng = 3;
         struct matrix m = matrix_of(kinds[t], V, D, &rng);
@@ -257,8 +323,10 @@ static void head_body(const struct how *h) {
         int32_t target[N] = {0, V - 1, 256, 255, -1, 511, 512, 1024, 700};
         memcpy(x, normals, sizeof x);
         if (h->compute == DT_BF16) ops_round_bf16(x, N * D);
-        if (h->int8 && kinds[t] >= DT_Q8_0) round_int8(x, N * D, kinds[t] == DT_Q6_K ? 16 : 32);
-        struct head_out want = head_on(ref, &m, x, target, N), got = head_on(d, &m, x, target, N);
+        round_rows(h, kinds[t], x, N, D);
+        struct matrix seen = seen_matrix(h, &m);
+        struct head_out want = head_on(ref, &seen, x, target, N),
+                        got = head_on(d, &m, x, target, N);
         // int8: a row that is rounded once more may move by a step of its scale where it is a tie.
         const double loose = h->int8 ? 50 : 1;
         const struct ops_budget b = {3e-5 * loose, 5e-6 * loose, 1e-9 * loose};
@@ -281,7 +349,7 @@ static void head_body(const struct how *h) {
         }
         head_free(&want), head_free(&got), head_free(&bad);
         free(normals);
-        matrix_free(&m);
+        matrix_free(&m), matrix_free(&seen);
     }
     dev_close(d), dev_close(ref);
 }
@@ -293,7 +361,7 @@ static void test_head(void **state) {
 /* ---- what is refused */
 
 static void refused_body(const struct how *h) {
-    struct dev *d = open_steps(h, 1);
+    struct dev *d = open_how(h, 1);
     for (size_t t = 0; t < COUNTOF(types); t++) {
         uint64_t rng = 5;
         const int64_t n_in = dtype_block(types[t]) > 32 ? 512 : 96;
@@ -324,9 +392,7 @@ static void test_refused(void **state) {
     (void)state;
     each_how(refused_body);
     struct dev *d = NULL;
-    struct dev_config c = {.n_thread = 1, .compute = DT_BF16, .int8 = true};
-    assert_int_equal(dev_open_cpu(&d, &c, NULL), E_ARG); // blocks
-    c = (struct dev_config){.n_thread = 1, .compute = DT_F32, .purpose = DEV_STEPS, .int8 = true};
+    const struct dev_config c = {.n_thread = 1, .compute = DT_F32, .int8 = true};
     assert_int_equal(dev_open_cpu(&d, &c, NULL), E_ARG);
 }
 

@@ -225,7 +225,7 @@ static void test_paths(void **state) {
 static void test_every_error_at_once(void **state) {
     (void)state;
     static const char text[] = "{ \"version\": 1,\n"
-                               "  \"compute\": {\"dtype\": \"int8\"},\n"
+                               "  \"compute\": {\"dtype\": \"int4\"},\n"
                                "  \"job\": \"probe\", \"model\": \"m\",\n"
                                "  \"cache\": [\n"
                                "    {\"name\": \"a\", \"sink_token\": 1},\n"
@@ -240,7 +240,7 @@ static void test_every_error_at_once(void **state) {
         const char *path;
         enum status code;
     } want[] = {{1, "$.output", E_FORMAT},
-                {2, "$.compute.dtype", E_UNSUPPORTED},
+                {2, "$.compute.dtype", E_FORMAT},
                 {3, "$.job", E_UNSUPPORTED},
                 {5, "$.cache[0].sink_token", E_FORMAT},
                 {6, "$.cache[1].window_tokens", E_FORMAT},
@@ -416,8 +416,9 @@ static void test_load_with_sets(void **state) {
     man_close(m);
     assert_int_equal(man_load(&m, VALID "/full.json", bad, 2, NULL, &e), E_FORMAT);
     assert_null(m);
-    assert_string_equal(e.msg, VALID "/full.json:13: $.compute.dtype: \"f23\" is not one of "
-                                     "\"auto\", \"f32\", \"bf16\"; did you mean \"f32\"?");
+    assert_string_equal(e.msg,
+                        VALID "/full.json:13: $.compute.dtype: \"f23\" is not one of "
+                              "\"auto\", \"f32\", \"bf16\", \"int8\"; did you mean \"f32\"?");
     struct err e2 = {.code = OK};
     assert_int_equal(man_load(&m, VALID "/full.json", ugly, 1, NULL, &e2), E_ARG);
     struct err e3 = {.code = OK};

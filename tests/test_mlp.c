@@ -100,7 +100,12 @@ static void test_mlp(void **state) {
     ops_each(mlp_body);
 }
 
+static void test_mlp_int8(void **state) {
+    (void)state;
+    ops_each_int8(mlp_body);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_mlp)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_mlp), cmocka_unit_test(test_mlp_int8)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

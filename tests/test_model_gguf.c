@@ -451,8 +451,8 @@ static void compare_smollm2(const char *path, const struct fixture *f, const cha
     for (int k = 0; k < n; k++) spread += fabs(got[k] - f32[k]) / n;
     print_message("    %s: mean %.1e absolute %.1e worst %.1e\n", what, bias, spread, worst);
     const bool exact = on.dtype == DT_F32;
-    assert_true(fabs(bias) <= (exact ? 1e-5 : on.int8 ? 0.01 : 0.003));
-    assert_true(spread <= (exact ? 1e-4 : on.int8 ? 0.1 : 0.03));
+    assert_true(fabs(bias) <= (exact ? 1e-5 : on.int8 ? 0.02 : 0.003));
+    assert_true(spread <= (exact ? 1e-4 : on.int8 ? 0.15 : 0.03));
 }
 
 static void test_smollm2(void **state) {
@@ -481,6 +481,8 @@ static void test_smollm2(void **state) {
                         (struct score_on){"cpu", cpu_isa_best(), DT_BF16, DEV_BLOCKS, false});
         compare_smollm2(path, &f, "bf16 steps", f32,
                         (struct score_on){"cpu", cpu_isa_best(), DT_BF16, DEV_STEPS, false});
+        compare_smollm2(path, &f, "int8", f32,
+                        (struct score_on){"cpu", cpu_isa_best(), DT_BF16, DEV_BLOCKS, true});
         compare_smollm2(path, &f, "int8 steps", f32,
                         (struct score_on){"cpu", cpu_isa_best(), DT_BF16, DEV_STEPS, true});
     }

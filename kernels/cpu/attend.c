@@ -117,7 +117,7 @@ static const unsigned char *kv_at(const struct unit *u, const struct buf *b, int
 // A head of a stored row as words; the cache dtype is what the operands are rounded to already.
 static void kv_words(const struct attend *t, uint32_t *out, const unsigned char *p) {
     const int n = t->a->d_head;
-    if (t->d->pairs) {
+    if (t->d->word == WORD_PAIRS) {
         bf16_t *h = (bf16_t *)out;
         memcpy(h, p, (size_t)n * sizeof *h);
         for (int64_t i = n; i < 2 * t->steps; i++) h[i] = 0;
@@ -148,7 +148,7 @@ static void pack_v(const struct attend *t, const struct unit *u, int64_t i, cons
                    uint32_t *out) {
     const struct cpu_kernels *kern = t->d->k;
     const int64_t begin = tile_begin(t, u, i), n = t->a->d_head;
-    const int per = t->d->pairs ? 2 : 1;
+    const int per = t->d->word == WORD_PAIRS ? 2 : 1;
     int64_t first = 0, end = 0;
     tile_keys(t, u, i, &first, &end);
     bf16_t *zeros = (bf16_t *)o->line;
@@ -157,7 +157,7 @@ static void pack_v(const struct attend *t, const struct unit *u, int64_t i, cons
         const int64_t j = begin + s * per;
         const bool in0 = j >= first && j < end, in1 = j + 1 >= first && j + 1 < end;
         uint32_t *row = o->words + s * n;
-        if (t->d->pairs) {
+        if (t->d->word == WORD_PAIRS) {
             const void *a = in0 ? (const void *)kv_at(u, t->a->v, j, t->a->d_head) : zeros;
             const void *b = in1 ? (const void *)kv_at(u, t->a->v, j + 1, t->a->d_head) : zeros;
             kern->zip(row, a, b, n);
@@ -245,7 +245,7 @@ static void attend_tile(struct panel *p, int64_t ti, const uint32_t *tile) {
     struct cpu_soft v = {.s = o->s,
                          .first = p->first,
                          .end = p->end,
-                         .pairs = t->d->pairs,
+                         .pairs = t->d->word == WORD_PAIRS,
                          .round = t->d->round,
                          .max = p->max,
                          .sum = p->sum,
@@ -257,15 +257,15 @@ static void attend_tile(struct panel *p, int64_t ti, const uint32_t *tile) {
     if (!set_view(p, sink, tile_begin(t, p->u, ti), &v)) return;
     const uint32_t *q = sink ? o->q_sink : o->q_win;
     for (int c = v.lo / kern->mr * kern->mr; c < v.hi; c += kern->mr)
-        kern->tile(t->d->pairs, kern->mr, t->steps, tile + c * t->steps, q, o->s + c * kern->nr,
+        kern->tile(t->d->word, kern->mr, t->steps, tile + c * t->steps, q, o->s + c * kern->nr,
                    kern->nr, cpu_zeros);
     if (kern->soften(&v)) kern->scale_lanes(o->o, t->width, p->scale);
-    const int per = t->d->pairs ? 2 : 1;
+    const int per = t->d->word == WORD_PAIRS ? 2 : 1;
     const int64_t from = v.lo / per, n = v.hi / per - from;
     for (int64_t c = 0; c < t->a->d_head; c += kern->mr) {
         const int64_t left = t->a->d_head - c;
         const int m = kern->tile_rows((int)(left < kern->mr ? left : kern->mr));
-        kern->tile(t->d->pairs, m, n, tile + t->k_words + c * t->v_steps + from * m,
+        kern->tile(t->d->word, m, n, tile + t->k_words + c * t->v_steps + from * m,
                    o->s + from * kern->nr, o->o + c * kern->nr, kern->nr, NULL);
     }
 }
@@ -359,14 +359,14 @@ static void set_unit(struct unit *u, const struct dev_seg *s, int kv, int keys) 
 
 static struct attend plan(struct cpu_dev *d, const struct dev_attend *a) {
     struct attend t = {.d = d, .a = a, .group = a->n_head / a->n_kv};
-    const int per = d->pairs ? 2 : 1;
+    const int per = d->word == WORD_PAIRS ? 2 : 1;
     const int64_t tail = a->d_head % d->k->mr;
     t.cap = a->softcap > 0 ? (float)a->softcap : 0.0f;
     t.inv_cap = a->softcap > 0 ? (float)(1 / a->softcap) : 0.0f;
     t.scale = a->softcap > 0 || a->slopes != NULL ? a->scale : a->scale * LOG2E;
     t.keys = d->k->keys;
     t.even = d->k->step_multiple * per < 2 ? 2 : d->k->step_multiple * per;
-    t.steps = cpu_steps(d, a->d_head);
+    t.steps = cpu_steps(d->k, d->word, a->d_head);
     t.v_steps = t.keys / per;
     t.width = a->d_head - tail + (tail > 0 ? d->k->tile_rows((int)tail) : 0);
     t.k_words = t.keys * t.steps;

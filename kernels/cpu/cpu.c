@@ -1,12 +1,15 @@
 #include "kernels/cpu/cpu_impl.h"
+#include "kernels/cpu/pool.h"
 
 #include "base/mem.h"
 
+#include <omp.h>
 #include <stdio.h>
 
 static void cpu_close(struct dev *d) {
     struct cpu_dev *c = cpu_of(d);
     for (size_t i = 0; i < c->n_piece; i++) mem_free(c->piece[i].mem);
+    cpu_pool_close(c->pool);
     mem_free(c->piece);
     mem_free(c->scratch);
     mem_free(c);
@@ -26,6 +29,16 @@ void *cpu_scratch(struct cpu_dev *d, size_t bytes) {
     d->scratch = grown;
     d->scratch_bytes = bytes;
     return grown;
+}
+
+void cpu_share(const struct cpu_dev *d, int64_t work, int64_t n,
+               void (*fn)(void *ctx, int64_t item, int thread), void *ctx) {
+    if (d->pool != NULL && work >= 64 * 1024) {
+        cpu_pool_run(d->pool, n, fn, ctx);
+        return;
+    }
+#pragma omp parallel for num_threads(cpu_team(d, work)) schedule(dynamic, 1)
+    for (int64_t i = 0; i < n; i++) fn(ctx, i, omp_get_thread_num());
 }
 
 static const struct dev_ops cpu_ops = {
@@ -98,13 +111,13 @@ static const struct dev_ops cpu_step_ops = {
     .event_wait = dev_host_event_wait,
 };
 
-// AMX multiplies bf16 only: a f32 run is AVX-512's.
-static const struct cpu_kernels *kernels_of(enum cpu_isa isa, enum dtype compute) {
-    switch (isa) {
+// These AMX kernels multiply bf16 only: an f32 run is AVX-512's.
+static const struct cpu_kernels *kernels_of(const struct dev_config *c) {
+    switch (c->isa) {
 #if defined(__x86_64__)
-    case CPU_AMX: return compute == DT_BF16 ? &cpu_kernels_amx : &cpu_kernels_avx512;
+    case CPU_AMX: return c->compute == DT_BF16 ? &cpu_kernels_amx : &cpu_kernels_avx512;
     case CPU_AVX512: return &cpu_kernels_avx512;
-    case CPU_AVX2: return &cpu_kernels_avx2;
+    case CPU_AVX2: return c->int8 && cpu_has_avxvnni() ? &cpu_kernels_avxvnni : &cpu_kernels_avx2;
 #else
     case CPU_AMX:
     case CPU_AVX512:
@@ -112,7 +125,6 @@ static const struct cpu_kernels *kernels_of(enum cpu_isa isa, enum dtype compute
 #endif
     case CPU_PORTABLE: break;
     }
-    (void)compute;
     return &cpu_kernels_portable;
 }
 
@@ -129,10 +141,21 @@ enum status cpu_open_with(struct dev **out, const struct cpu_kernels *k, const s
     d->base.act = DT_F32;
     d->base.kv = bf16 ? DT_BF16 : DT_F32;
     d->base.op = "open";
-    d->k = k;
-    if (c->purpose == DEV_STEPS) d->decode = cpu_decode_of(c->isa);
+    d->k = d->lin = k;
+#if defined(__x86_64__)
+    if (c->int8 && k == &cpu_kernels_amx) d->lin = &cpu_kernels_avx512;
+#endif
+    if (c->purpose == DEV_STEPS) {
+        d->decode = cpu_decode_of(c->isa);
+        st = cpu_pool_open(&d->pool, c->n_thread, e);
+        if (st != OK) {
+            mem_free(d);
+            return st;
+        }
+    }
     d->n_thread = c->n_thread;
-    d->pairs = bf16 && k->bf16_pairs;
+    d->word = bf16 && k->bf16_pairs ? WORD_PAIRS : WORD_F32;
+    d->lin_word = c->int8 ? WORD_INT8 : d->word;
     d->round = bf16 && !k->bf16_pairs;
     snprintf(d->base.describe, sizeof d->base.describe, "cpu %s %s, %d thread%s",
              cpu_isa_name(k->isa), c->int8 ? "int8" : dtype_name(c->compute), c->n_thread,
@@ -145,5 +168,5 @@ enum status dev_open_cpu(struct dev **out, const struct dev_config *c, struct er
     *out = NULL;
     if (c->isa > cpu_isa_best())
         return err_fail(e, E_UNSUPPORTED, "this CPU has no %s", cpu_isa_name(c->isa));
-    return cpu_open_with(out, kernels_of(c->isa, c->compute), c, e);
+    return cpu_open_with(out, kernels_of(c), c, e);
 }

@@ -7,6 +7,7 @@
 #include "kernels/dev_impl.h"
 
 struct cpu_decode;
+struct cpu_pool;
 
 /* A piece of memory for packed weights, kept when its weight is let go and given to the next. */
 struct cpu_piece {
@@ -17,11 +18,15 @@ struct cpu_piece {
 
 struct cpu_dev {
     struct dev base;
-    const struct cpu_kernels *k;     /* static */
+    const struct cpu_kernels *k; /* static */
+    const struct cpu_kernels
+        *lin; /* static: of linear layers and the head; k, or AVX-512's for int8 */
     const struct cpu_decode *decode; /* static: of a handle for steps; else NULL */
+    struct cpu_pool *pool;           /* owned: its threads */
     int n_thread;
-    bool pairs;              /* matrix operands are bf16 pairs */
-    bool round;              /* matrix operands are floats rounded to bf16 */
+    enum cpu_word word;      /* operands of attention */
+    enum cpu_word lin_word;  /* operands of linear layers and the head */
+    bool round;              /* operands that are floats are rounded to bf16 */
     struct cpu_piece *piece; /* owned: n_piece, room for cap_piece */
     size_t n_piece, cap_piece;
     unsigned char *scratch; /* owned: of the operation at work */
@@ -41,11 +46,16 @@ enum status cpu_open_with(struct dev **out, const struct cpu_kernels *k, const s
 void *cpu_scratch(struct cpu_dev *d, size_t bytes);
 
 /* Threads for an operation of about `work` multiply-adds (or elements times 16): starting a team
- * costs microseconds, and milliseconds where another process holds a core. Never changes a result.
- */
+ * costs microseconds, and milliseconds where another process holds a core; in a step, which has
+ * hundreds of operations, only what runs in the pool is shared out. Never changes a result. */
 static inline int cpu_team(const struct cpu_dev *d, int64_t work) {
-    return work < 256 * 1024 ? 1 : d->n_thread;
+    return work < 256 * 1024 || (d->pool != NULL && work < 16 * 1024 * 1024) ? 1 : d->n_thread;
 }
+
+/* Items 0..n-1 of an operation of about `work` multiply-adds, as pool.h says; by OpenMP where there is no
+ * pool. */
+void cpu_share(const struct cpu_dev *d, int64_t work, int64_t n,
+               void (*fn)(void *ctx, int64_t item, int thread), void *ctx);
 
 static inline size_t cpu_round64(size_t n) {
     return (n + 63) / 64 * 64;
@@ -120,18 +130,35 @@ double cpu_logits_result(const struct cpu_logits *h, int64_t r); /* log-probabil
 
 /* ---- products (product.c) */
 
-/* Steps (words) of a row of n_in elements. */
-static inline int64_t cpu_steps(const struct cpu_dev *d, int64_t n_in) {
-    const int64_t n = d->pairs ? (n_in + 1) / 2 : n_in, m = d->k->step_multiple;
+/* Steps of a row of n_in elements. */
+static inline int64_t cpu_steps(const struct cpu_kernels *k, enum cpu_word word, int64_t n_in) {
+    const int64_t per = word == WORD_INT8 ? 4 : word == WORD_PAIRS ? 2 : 1, m = k->step_multiple;
+    const int64_t n = (n_in + per - 1) / per;
     return (n + m - 1) / m * m;
 }
 
-/* n floats as cpu_steps(n) operand words: as they are, rounded, or as bf16 pairs; zeros behind. */
+/* n floats as operand words, one for each step: as they are, rounded, or as bf16 pairs; zeros behind. */
 void cpu_words(const struct cpu_dev *d, uint32_t *out, const float *x, int64_t n);
+
+/* The same for linear layers and the head, which may be of int8: words of a row of A and of B, as
+ * many as cpu_a_words(steps) and cpu_b_words(steps). The first steps of a row, if they are a multiple of
+ * CPU_INT8_STEPS, are its first words. */
+static inline int64_t cpu_lin_steps(const struct cpu_dev *d, int64_t n_in) {
+    return cpu_steps(d->lin, d->lin_word, n_in);
+}
+static inline int64_t cpu_b_words(const struct cpu_dev *d, int64_t steps) {
+    return d->lin_word == WORD_INT8 ? steps + cpu_ceil(steps, CPU_INT8_STEPS) : steps;
+}
+static inline int64_t cpu_a_words(const struct cpu_dev *d, int64_t steps) {
+    return d->lin_word == WORD_INT8 ? steps + 2 * cpu_ceil(steps, CPU_INT8_STEPS) : steps;
+}
+void cpu_row_words(const struct cpu_dev *d, uint32_t *out, const float *x, int64_t n);    /* A */
+void cpu_weight_words(const struct cpu_dev *d, uint32_t *out, const float *x, int64_t n); /* B */
 
 /* A block of rows of x, packed as tiles of A, that is cut over columns and rows for the threads. */
 struct cpu_rows {
     int64_t n_row, steps;
+    int64_t words; /* of a packed row: cpu_a_words(steps) */
     int64_t block; /* rows of a block: a multiple of mr */
     int64_t n_block;
     int64_t group; /* panels (or other column units) of a group */
@@ -144,7 +171,7 @@ struct cpu_rows cpu_cut(const struct cpu_dev *d, int64_t n_row, int64_t n_in, in
 
 /* Bytes of a packed block, and of what packing it needs. */
 static inline size_t cpu_pack_bytes(const struct cpu_rows *c) {
-    return cpu_round64((size_t)(c->block + CPU_MR_MAX) * (size_t)c->steps * 4);
+    return cpu_round64((size_t)(c->block + CPU_MR_MAX) * (size_t)c->words * 4);
 }
 
 /* Packs rows row..row+n-1 of x into `pack`. */

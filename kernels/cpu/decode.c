@@ -5,9 +5,6 @@
 #include "kernels/cpu/cpu_impl.h"
 
 #include <math.h>
-#include <omp.h>
-
-enum { FEW_ROWS = 4 }; // so few rows are packed sooner than a team meets
 
 const struct cpu_decode *cpu_decode_of(enum cpu_isa isa) {
     switch (isa) {
@@ -50,16 +47,20 @@ static size_t packed_bytes(const struct cpu_packed *p, int64_t n_row) {
     return (size_t)n_row * (size_t)p->ld * sizeof *p->words;
 }
 
-// Before a parallel region when rows are few, else all threads of it together.
+struct packing {
+    const struct cpu_dev *d;
+    const struct cpu_packed *p;
+    const struct buf *x;
+};
+static void pack_row(void *ctx, int64_t r, int thread) {
+    const struct packing *k = ctx;
+    (void)thread;
+    k->d->decode->pack(k->p, r, cpu_row(k->x, r), k->x->n_col);
+}
 static void pack_rows(const struct cpu_dev *d, const struct cpu_packed *p, const struct buf *x,
-                      int64_t n_row, bool before) {
-    if (before != (n_row <= FEW_ROWS)) return;
-    if (before) {
-        for (int64_t r = 0; r < n_row; r++) d->decode->pack(p, r, cpu_row(x, r), x->n_col);
-        return;
-    }
-#pragma omp for schedule(static)
-    for (int64_t r = 0; r < n_row; r++) d->decode->pack(p, r, cpu_row(x, r), x->n_col);
+                      int64_t n_row) {
+    struct packing k = {d, p, x};
+    cpu_share(d, 8 * n_row * x->n_col, n_row, pack_row, &k);
 }
 
 // Panels p0..p1-1 of w times all rows; column 0 of c is column p0 * lanes of the product.
@@ -75,6 +76,23 @@ static void product(const struct cpu_dev *d, const struct cpu_packed *x, const s
     d->decode->panels(&out);
 }
 
+struct linear {
+    const struct cpu_dev *d;
+    const struct cpu_packed *x;
+    const struct wt *w, *bias;
+    struct buf *y;
+    int64_t n_row, n_panel, chunk; // panels of an item
+};
+static void linear_item(void *ctx, int64_t i, int thread) {
+    const struct linear *l = ctx;
+    const int64_t p0 = i * l->chunk, p1 = p0 + l->chunk;
+    (void)thread;
+    product(l->d, l->x, l->w, l->bias, p0, p1 < l->n_panel ? p1 : l->n_panel,
+            (struct cpu_panels){.n_row = l->n_row,
+                                .c = cpu_row(l->y, 0) + p0 * l->d->decode->lanes,
+                                .ldc = l->y->n_col});
+}
+
 void cpu_decode_linear(struct dev *dev, struct buf *y, const struct buf *x, const struct wt *w,
                        const struct wt *bias, int64_t n_row) {
     struct cpu_dev *d = cpu_of(dev);
@@ -82,21 +100,11 @@ void cpu_decode_linear(struct dev *dev, struct buf *y, const struct buf *x, cons
     struct cpu_packed p = packed_for(d, w);
     p.words = cpu_scratch(d, packed_bytes(&p, n_row));
     if (p.words == NULL) return;
-    const int64_t lanes = d->decode->lanes, n_panel = cpu_ceil(w->src.n_out, lanes);
-    const int team = cpu_team(d, n_row * x->n_col * y->n_col);
-    const int64_t chunk = cpu_ceil(n_panel, 4 * team);
-    pack_rows(d, &p, x, n_row, true);
-#pragma omp parallel num_threads(team)
-    {
-        pack_rows(d, &p, x, n_row, false);
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t p0 = 0; p0 < n_panel; p0 += chunk) {
-            const int64_t p1 = p0 + chunk < n_panel ? p0 + chunk : n_panel;
-            product(d, &p, w, bias, p0, p1,
-                    (struct cpu_panels){
-                        .n_row = n_row, .c = cpu_row(y, 0) + p0 * lanes, .ldc = y->n_col});
-        }
-    }
+    pack_rows(d, &p, x, n_row);
+    struct linear l = {.d = d, .x = &p, .w = w, .bias = bias, .y = y, .n_row = n_row};
+    l.n_panel = cpu_ceil(w->src.n_out, d->decode->lanes);
+    l.chunk = cpu_ceil(l.n_panel, 4 * d->n_thread);
+    cpu_share(d, n_row * x->n_col * y->n_col, cpu_ceil(l.n_panel, l.chunk), linear_item, &l);
 }
 
 /* ---- the head: blocks of the vocabulary for all rows */
@@ -105,12 +113,15 @@ struct head {
     struct cpu_logits of;
     struct cpu_packed x;
     int64_t n_row;
+    unsigned char *own; // of thread 0: [n_row, CPU_VOCAB]
+    size_t own_bytes;
 };
 
-// Block v of the vocabulary; c [n_row, CPU_VOCAB] is the thread's.
-static void head_block(const struct head *h, int64_t v, float *c) {
+static void head_block(void *ctx, int64_t v, int thread) {
+    const struct head *h = ctx;
     const struct cpu_dev *d = h->of.d;
     const struct dev_head *a = h->of.a;
+    float *c = (float *)(void *)(h->own + h->own_bytes * (size_t)thread);
     const int64_t lanes = d->decode->lanes, per = CPU_VOCAB / lanes;
     const int64_t n_panel = cpu_ceil(a->w->src.n_out, lanes);
     const int64_t p1 = (v + 1) * per < n_panel ? (v + 1) * per : n_panel;
@@ -119,32 +130,31 @@ static void head_block(const struct head *h, int64_t v, float *c) {
     cpu_logits_block(&h->of, 0, h->n_row, v, c);
 }
 
+static void head_result(void *ctx, int64_t r, int thread) {
+    const struct head *h = ctx;
+    const int32_t *target = h->of.a->target->data;
+    double *logp = h->of.a->logp->data;
+    (void)thread;
+    logp[r] = target[r] < 0 ? (double)NAN : cpu_logits_result(&h->of, r);
+}
+
 void cpu_decode_head(struct dev *dev, const struct dev_head *a, int64_t n_row) {
     struct cpu_dev *d = cpu_of(dev);
-    const int32_t *target = a->target->data;
-    double *logp = a->logp->data;
-    if (n_row == 0 || !cpu_targets_ok(dev, target, n_row, a->w->src.n_out)) return;
+    if (n_row == 0 || !cpu_targets_ok(dev, a->target->data, n_row, a->w->src.n_out)) return;
     struct head h = {.of = {d, a, cpu_ceil(a->w->src.n_out, CPU_VOCAB), NULL, NULL},
                      .x = packed_for(d, a->w),
                      .n_row = n_row};
     const size_t rows = (size_t)n_row, words = cpu_round64(packed_bytes(&h.x, n_row));
     const size_t parts = cpu_round64(rows * (size_t)h.of.n_block * sizeof *h.of.part);
     const size_t logits = cpu_round64(rows * sizeof(float));
-    const size_t c_bytes = rows * CPU_VOCAB * sizeof(float);
-    unsigned char *at = cpu_scratch(d, words + parts + logits + c_bytes * (size_t)d->n_thread);
+    h.own_bytes = rows * CPU_VOCAB * sizeof(float);
+    unsigned char *at = cpu_scratch(d, words + parts + logits + h.own_bytes * (size_t)d->n_thread);
     if (at == NULL) return;
     h.x.words = (uint32_t *)(void *)at;
     h.of.part = (struct cpu_part *)(void *)(at + words);
     h.of.target_logit = (float *)(void *)(at + words + parts);
-    pack_rows(d, &h.x, a->x, n_row, true);
-#pragma omp parallel num_threads(cpu_team(d, n_row * a->x->n_col * a->w->src.n_out))
-    {
-        unsigned char *own = at + words + parts + logits + c_bytes * (size_t)omp_get_thread_num();
-        pack_rows(d, &h.x, a->x, n_row, false);
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t v = 0; v < h.of.n_block; v++) head_block(&h, v, (float *)(void *)own);
-#pragma omp for schedule(static)
-        for (int64_t r = 0; r < n_row; r++)
-            logp[r] = target[r] < 0 ? (double)NAN : cpu_logits_result(&h.of, r);
-    }
+    h.own = at + words + parts + logits;
+    pack_rows(d, &h.x, a->x, n_row);
+    cpu_share(d, n_row * a->x->n_col * a->w->src.n_out, h.of.n_block, head_block, &h);
+    cpu_share(d, 64 * n_row * h.of.n_block, n_row, head_result, &h);
 }

@@ -9,8 +9,6 @@
 
 #include "base/mem.h"
 
-#include <omp.h>
-
 #define PART_BYTES ((size_t)16 << 20) /* rows are taken in batches whose parts take about so much */
 
 struct work {
@@ -240,29 +238,41 @@ static struct work plan(struct cpu_dev *d, const struct dev_attend *a) {
     return w;
 }
 
-// Rows row[0..n-1], the first of which is first_row of the block.
+// Rows row[0..n-1] of a batch.
+struct batch {
+    const struct work *w;
+    const struct row *row;
+    int64_t n;
+    int per, sets; // sets of heads of a kv head, of all
+};
+
+static void run_item(void *ctx, int64_t item, int thread) {
+    const struct batch *b = ctx;
+    const struct work *w = b->w;
+    struct own o;
+    own_layout(w, w->own + w->own_bytes * (size_t)thread, &o);
+    const int64_t i = item / (b->sets * w->n_chunk), c = item % w->n_chunk;
+    const int set = (int)(item / w->n_chunk % b->sets);
+    const int from = set % b->per * CPU_HEADS,
+              left = w->group - from < CPU_HEADS ? w->group - from : CPU_HEADS;
+    if (c < row_chunks(b->row + i))
+        run_heads(w, b->row + i, i, c, set / b->per * w->group + from, left, &o);
+}
+
+static void combine_item(void *ctx, int64_t item, int thread) {
+    const struct batch *b = ctx;
+    struct own o;
+    own_layout(b->w, b->w->own + b->w->own_bytes * (size_t)thread, &o);
+    const int64_t i = item / b->w->a->n_head;
+    combine(b->w, b->row + i, i, (int)(item % b->w->a->n_head), o.o);
+}
+
 static void run_batch(const struct work *w, const struct row *row, int64_t n) {
-    const int per = (w->group + CPU_HEADS - 1) / CPU_HEADS; // sets of heads of a kv head
-    const int64_t sets = (int64_t)w->a->n_kv * per, n_item = n * sets * w->n_chunk;
+    struct batch b = {w, row, n, (w->group + CPU_HEADS - 1) / CPU_HEADS, 0};
+    b.sets = w->a->n_kv * b.per;
     const int64_t each = w->n_chunk * CPU_CHUNK * w->a->n_head * w->a->d_head;
-#pragma omp parallel num_threads(cpu_team(w->d, n *each))
-    {
-        struct own o;
-        own_layout(w, w->own + w->own_bytes * (size_t)omp_get_thread_num(), &o);
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t item = 0; item < n_item; item++) {
-            const int64_t i = item / (sets * w->n_chunk), c = item % w->n_chunk;
-            const int set = (int)(item / w->n_chunk % sets);
-            const int from = set % per * CPU_HEADS,
-                      left = w->group - from < CPU_HEADS ? w->group - from : CPU_HEADS;
-            if (c < row_chunks(row + i))
-                run_heads(w, row + i, i, c, set / per * w->group + from, left, &o);
-        }
-#pragma omp for schedule(static)
-        for (int64_t item = 0; item < n * w->a->n_head; item++)
-            combine(w, row + item / w->a->n_head, item / w->a->n_head, (int)(item % w->a->n_head),
-                    o.o);
-    }
+    cpu_share(w->d, n * each, n * b.sets * w->n_chunk, run_item, &b);
+    cpu_share(w->d, n * each / CPU_CHUNK, n * w->a->n_head, combine_item, &b);
 }
 
 void cpu_decode_attend(struct dev *dev, const struct dev_attend *a, int64_t n_row) {

@@ -8,8 +8,14 @@
  * either way, and the layouts are equal. (Only A differs for AMX: kern_amx.inc.h.) The part of a
  * slice that begins at step s begins s * m, or s * nr, words into it.
  *
- * Every element of C is one chain of multiply-adds in ascending k, whatever the tile it is in: rows
- * and columns beside it cannot change it. */
+ * For products of int8 a step is four k, a word their bytes, and CPU_INT8_STEPS steps make a block
+ * (the last one may be shorter) that has scales of its own: x = scale * q, |q| <= 127. Behind the
+ * steps of a block lie, as if they were steps, in A the integer at which a row's sums begin and its
+ * scale, in B a column's scale. B's bytes are q + 128, and what that adds to a sum is where it begins.
+ *
+ * Every element of C is one chain of multiply-adds in ascending k (int8: exact sums of a block, one
+ * multiply-add for each block), whatever the tile it is in: rows and columns beside it cannot change
+ * it. */
 #ifndef BASIN_KERNELS_CPU_KERN_H
 #define BASIN_KERNELS_CPU_KERN_H
 
@@ -20,8 +26,12 @@ enum {
     CPU_KEYS_MAX = 128, /* the largest `keys` */
     CPU_KEYS = 64,      /* in a stretch of the scores of a single query */
     CPU_MR_MAX = 32,    /* the largest mr */
-    CPU_NR_MAX = 32     /* the largest nr */
+    CPU_NR_MAX = 32,    /* the largest nr */
+    CPU_INT8_STEPS = 16 /* of a block with scales of its own */
 };
+
+/* What an operand word holds. */
+enum cpu_word { WORD_F32, WORD_PAIRS, WORD_INT8 };
 
 extern const float cpu_zeros[64];
 
@@ -66,12 +76,12 @@ struct cpu_kernels {
 
     /* C [m, nr] += A B over `steps`; m is a tile_rows() size. C starts from `first` [nr] (the same
      * for every row; cpu_zeros for zeros) instead of its old contents when first is not NULL. */
-    void (*tile)(bool pairs, int m, int64_t steps, const void *a, const void *b, float *c,
+    void (*tile)(enum cpu_word word, int m, int64_t steps, const void *a, const void *b, float *c,
                  int64_t ldc, const float *first);
 
     /* n rounds of products that touch registers only: what the machine can do, for benchmarks.
      * Returns the number of floating-point operations. */
-    double (*peak)(bool pairs, int64_t n);
+    double (*peak)(enum cpu_word word, int64_t n);
 
     /* dst[k * ldd + i] = src[i * lds + k] for i < n_i, 0 for n_i <= i < n_dst; k < n_k: words. */
     void (*transpose)(uint32_t *dst, int64_t ldd, int n_dst, const uint32_t *src, int64_t lds,
@@ -81,6 +91,10 @@ struct cpu_kernels {
     void (*pack_a)(uint32_t *dst, int m, const uint32_t *src, int64_t lds, int n_i, int64_t n_k);
     /* The same from a source that is step-major: word k of row i at src[k * lds + i]. */
     void (*pack_at)(uint32_t *dst, int m, const uint32_t *src, int64_t lds, int n_i, int64_t n_k);
+    /* n floats as rows of A (2 words behind a block) or of B (1 word). A NaN or infinity makes the
+     * scale of its block one. */
+    void (*int8_a)(uint32_t *out, const float *x, int64_t n);
+    void (*int8_b)(uint32_t *out, const float *x, int64_t n);
     /* dst[i] = a[i] | b[i] << 16: two rows of bf16 as pairs. */
     void (*zip)(uint32_t *dst, const bf16_t *a, const bf16_t *b, int64_t n);
     /* n stored elements (any alignment) as floats; false when one of them is not finite. */
@@ -118,6 +132,7 @@ struct cpu_kernels {
 extern const struct cpu_kernels cpu_kernels_portable;
 #if defined(__x86_64__)
 extern const struct cpu_kernels cpu_kernels_avx2;
+extern const struct cpu_kernels cpu_kernels_avxvnni; /* the same, with the VNNI of AVX for int8 */
 extern const struct cpu_kernels cpu_kernels_avx512;
 extern const struct cpu_kernels cpu_kernels_amx; /* avx512 with bf16 products in tile registers */
 #endif

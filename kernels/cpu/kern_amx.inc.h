@@ -110,17 +110,17 @@ AMX ALWAYS void amx_tile_body(const bool both, int m, int64_t steps, const uint3
     amx_store(both, c, ldc);
 }
 
-AMX static void amx_tile(bool pairs, int m, int64_t steps, const void *a, const void *b, float *c,
-                         int64_t ldc, const float *first) {
-    (void)pairs; // always
+AMX static void amx_tile(enum cpu_word word, int m, int64_t steps, const void *a, const void *b,
+                         float *c, int64_t ldc, const float *first) {
+    (void)word; // WORD_PAIRS always
     if (m == AMX_ROWS)
         amx_tile_body(false, m, steps, a, b, c, ldc, first);
     else
         amx_tile_body(true, m, steps, a, b, c, ldc, first);
 }
 
-AMX static double amx_peak(bool pairs, int64_t n) {
-    (void)pairs;
+AMX static double amx_peak(enum cpu_word word, int64_t n) {
+    (void)word;
     amx_begin();
     _tile_zero(0);
     _tile_zero(1);

@@ -3,6 +3,7 @@
 #if defined(__x86_64__)
 #define VEC_ISA 1
 #include "kernels/cpu/vec.h"
+#include "kernels/cpu/vec_int.h"
 
 // 6 x 16: 12 accumulators, two columns of B and a broadcast in 16 registers.
 enum { NV = 2, MR_MAX = 6, TILE_KEYS = 96 };
@@ -57,7 +58,9 @@ static void transpose(uint32_t *dst, int64_t ldd, int n_dst, const uint32_t *src
                        lds, n_i - i, n_k - k < 8 ? (int)(n_k - k) : 8);
 }
 
+#ifndef CPU_TABLE
 #define CPU_TABLE cpu_kernels_avx2
+#endif
 #define CPU_TABLE_ISA CPU_AVX2
 #include "kernels/cpu/kern_table.inc.h"
 #else

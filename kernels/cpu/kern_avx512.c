@@ -5,6 +5,7 @@
 
 #define VEC_ISA 2
 #include "kernels/cpu/vec.h"
+#include "kernels/cpu/vec_int.h"
 
 // 14 x 32: 28 accumulators, two columns of B and a broadcast in 32 registers.
 enum { NV = 2, MR_MAX = 14, TILE_KEYS = 112 };

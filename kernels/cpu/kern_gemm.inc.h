@@ -10,8 +10,6 @@ enum { NR = NV * VL };
 #define PEAK_REG(x) "+m"(x)
 #endif
 
-#define ALWAYS static inline __attribute__((always_inline))
-
 /* One step of a tile: a broadcast word times NV vectors of B, per row. */
 ALWAYS void step_f32(vf *acc, const int m, const float *a, const float *b) {
     vf bv[NV];
@@ -50,6 +48,59 @@ ALWAYS void step_pairs(vf *acc, const int m, const uint32_t *a, const uint32_t *
 }
 #endif
 
+/* The same by blocks of int8, each of which is summed in integers and then added to C, for which there
+ * are no registers meanwhile: rows of C can be so far apart that they drive each other out of L1. */
+ALWAYS void tile_int8(const int m, int64_t steps, const uint32_t *a, const uint32_t *b, float *c,
+                      int64_t ldc, const float *first) {
+    _Alignas(64) float tot[MR_MAX * NR];
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < NR; j += VL)
+            v_store(tot + i * NR + j, v_load(first != NULL ? first + j : c + i * ldc + j));
+    for (int64_t left = steps; left > 0; left -= CPU_INT8_STEPS) {
+        const int64_t n = left < CPU_INT8_STEPS ? left : CPU_INT8_STEPS;
+        const uint32_t *start = a + n * m, *scale_a = start + m, *scale_b = b + n * NR;
+        vi acc[MR_MAX * NV];
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < NV; j++) acc[i * NV + j] = i_set1(start[i]);
+        for (int64_t k = 0; k < n; k++) {
+            vi bv[NV];
+#pragma GCC unroll 4
+            for (int j = 0; j < NV; j++) bv[j] = i_load(b + k * NR + j * VL);
+#pragma GCC unroll 16
+            for (int i = 0; i < m; i++) {
+                const vi av = i_set1(a[k * m + i]);
+#pragma GCC unroll 4
+                for (int j = 0; j < NV; j++) acc[i * NV + j] = i_dot_q8(acc[i * NV + j], bv[j], av);
+            }
+        }
+        vf d[NV], md[NV];
+#pragma GCC unroll 4
+        for (int j = 0; j < NV; j++) {
+            d[j] = i_as_float(i_load(scale_b + j * VL));
+            md[j] = i_magic_times(d[j]);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++) {
+            const vf s = i_as_float(i_set1(scale_a[i]));
+#pragma GCC unroll 4
+            for (int j = 0; j < NV; j++) {
+                float *t = tot + i * NR + j * VL;
+                v_store(t, v_fma(i_times(acc[i * NV + j], d[j], md[j]), s, v_load(t)));
+            }
+        }
+        a = scale_a + m;
+        b = scale_b + NR;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < NR; j += VL) v_store(c + i * ldc + j, v_load(tot + i * NR + j));
+}
+
 ALWAYS void tile_body(const bool pairs, const int m, int64_t steps, const void *a, const void *b,
                       float *c, int64_t ldc, const float *first) {
     vf acc[MR_MAX * NV];
@@ -74,13 +125,15 @@ ALWAYS void tile_body(const bool pairs, const int m, int64_t steps, const void *
 
 #define TILE_CASE(m)                                                                               \
     case m:                                                                                        \
-        if (pairs)                                                                                 \
+        if (word == WORD_INT8)                                                                     \
+            tile_int8(m, steps, a, b, c, ldc, first);                                              \
+        else if (word == WORD_PAIRS)                                                               \
             tile_body(true, m, steps, a, b, c, ldc, first);                                        \
         else                                                                                       \
             tile_body(false, m, steps, a, b, c, ldc, first);                                       \
         break
 /* TILE_SIZES(X) of the including file lists the row counts that have code, ascending. */
-static void tile(bool pairs, int m, int64_t steps, const void *a, const void *b, float *c,
+static void tile(enum cpu_word word, int m, int64_t steps, const void *a, const void *b, float *c,
                  int64_t ldc, const float *first) {
     switch (m) {
         TILE_SIZES(TILE_CASE);
@@ -104,14 +157,32 @@ ALWAYS void peak_body(const bool pairs, int64_t n, float out[VL]) {
     v_store(out, acc[0]);
 }
 
-static double peak(bool pairs, int64_t n) {
+ALWAYS void peak_int8(int64_t n, float out[VL]) {
+    vi acc[MR_MAX * NV], a = i_set1(0x01020304), b = i_set1(0x7f010203);
+#pragma GCC unroll 32
+    for (int i = 0; i < MR_MAX * NV; i++) acc[i] = i_set1((uint32_t)i);
+    for (int64_t k = 0; k < n; k++) {
+        __asm__ volatile("" : PEAK_REG(a), PEAK_REG(b));
+#pragma GCC unroll 32
+        for (int i = 0; i < MR_MAX * NV; i++) acc[i] = i_dot_q8(acc[i], a, b);
+    }
+    vf sum = i_float(acc[0]);
+#pragma GCC unroll 32
+    for (int i = 1; i < MR_MAX * NV; i++) sum = sum + i_float(acc[i]);
+    v_store(out, sum);
+}
+
+static double peak(enum cpu_word word, int64_t n) {
+    static const int ops[] = {[WORD_F32] = 2, [WORD_PAIRS] = 4, [WORD_INT8] = 8};
     float out[VL];
-    if (pairs)
+    if (word == WORD_INT8)
+        peak_int8(n, out);
+    else if (word == WORD_PAIRS)
         peak_body(true, n, out);
     else
         peak_body(false, n, out);
     __asm__ volatile("" ::"r"(out) : "memory");
-    return (double)n * MR_MAX * NV * VL * (pairs ? 4 : 2);
+    return (double)n * MR_MAX * NV * VL * ops[word];
 }
 
 #define TILE_FIT(size)                                                                             \

@@ -3,6 +3,7 @@
 
 #define VEC_ISA 0
 #include "kernels/cpu/vec.h"
+#include "kernels/cpu/vec_int.h"
 
 enum { NV = 2, MR_MAX = 4, TILE_KEYS = 64 };
 #define TILE_SIZES(X)                                                                              \

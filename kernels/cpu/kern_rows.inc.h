@@ -199,3 +199,74 @@ static bool floats(float *out, const unsigned char *p, enum dtype type, int64_t 
     return bad == 0;
 }
 #endif
+
+/* ---- int8 */
+
+enum { INT8_BLOCK = 4 * CPU_INT8_STEPS };
+
+// max / 127 upwards to 16 bits (vec_int.h).
+ALWAYS float int8_scale(float max) {
+    const float x = max / 127.0f;
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits = (bits + 0xFF) & ~0xFFu;
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return scale;
+}
+
+/* A block of n <= INT8_BLOCK floats as bytes q + zero, x = scale q; returns the scale, and in *sum that of
+ * all q. Zeros stand behind x, up to a whole vector. */
+ALWAYS float int8_block(unsigned char *out, const float *x, const int64_t n, uint32_t zero,
+                        float *sum) {
+    vf most = v_set1(0.0f), total = most;
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < n; i += VL) {
+        const vf v = v_load(x + i);
+        most = v_max(most, v_max(v, v_set1(0.0f) - v));
+    }
+    const float max = v_max_lane(most), scale = max < 1e-30f ? 0.0f : int8_scale(max);
+    const float inv = scale > 0 ? 1.0f / scale : 0.0f;
+    const vf magic = v_set1(12582912.0f); // leaves an integer in the low bits
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < n; i += VL) {
+        const vf z = v_fma(v_load(x + i), v_set1(inv), magic);
+        total = total + (z - magic);
+        i_store_bytes(out + i, i_xor(f_bits(z), i_set1(zero)));
+    }
+    *sum = v_sum(total);
+    return *sum != *sum ? *sum : scale;
+}
+
+// The last block of a row, which is shorter.
+static float int8_rest(uint32_t *out, const float *x, int64_t n, uint32_t zero, float *sum) {
+    float in[INT8_BLOCK] = {0};
+    unsigned char bytes[INT8_BLOCK];
+    memcpy(in, x, (size_t)n * sizeof *x);
+    const float scale = int8_block(bytes, in, (n + VL - 1) / VL * VL, zero, sum);
+    memcpy(out, bytes, (size_t)(n + 3) / 4 * 4);
+    return scale;
+}
+
+// The words of a row; behind each block those of A, or of B.
+ALWAYS void int8_row(uint32_t *out, const float *x, int64_t n, const bool a) {
+    const uint32_t zero = a ? 0 : 0x80;
+    for (int64_t k = 0; k < n; k += INT8_BLOCK) {
+        const int64_t some = n - k < INT8_BLOCK ? n - k : INT8_BLOCK;
+        float sum = 0;
+        const float scale = some == INT8_BLOCK
+                                ? int8_block((unsigned char *)out, x + k, INT8_BLOCK, zero, &sum)
+                                : int8_rest(out, x + k, some, zero, &sum);
+        const int32_t start = sum == sum ? I_MAGIC - Q8_ZERO * (int32_t)sum : 0;
+        out += (some + 3) / 4;
+        if (a) memcpy(out++, &start, sizeof start);
+        memcpy(out++, &scale, sizeof scale);
+    }
+}
+
+static void int8_a(uint32_t *out, const float *x, int64_t n) {
+    int8_row(out, x, n, true);
+}
+static void int8_b(uint32_t *out, const float *x, int64_t n) {
+    int8_row(out, x, n, false);
+}

@@ -18,7 +18,8 @@ static void pack_at(uint32_t *dst, int m, const uint32_t *src, int64_t lds, int 
     .transpose = transpose, .zip = zip, .floats = floats, .row_max = row_max, .row_exp = row_exp,  \
     .soften = soften, .scale_lanes = scale_lanes, .scale_out = scale_out, .exp_small = exp_small,  \
     .logit_max = logit_max, .logit_sum = logit_sum, .norm = norm, .rope = rope, .act = act,        \
-    .add = add, .to_bf16 = to_bf16, .round_bf16 = round_bf16, .dot = dot
+    .add = add, .to_bf16 = to_bf16, .int8_a = int8_a, .int8_b = int8_b, .round_bf16 = round_bf16,  \
+    .dot = dot
 
 const struct cpu_kernels CPU_TABLE = {.isa = CPU_TABLE_ISA,
                                       .mr = MR_MAX,

@@ -8,7 +8,7 @@ void cpu_linear(struct dev *dev, struct buf *y, const struct buf *x, const struc
                 const struct wt *bias, int64_t n_row) {
     struct cpu_dev *d = cpu_of(dev);
     if (n_row == 0) return;
-    const int64_t n_panel = cpu_ceil(w->src.n_out, d->k->nr);
+    const int64_t n_panel = cpu_ceil(w->src.n_out, d->lin->nr);
     const struct cpu_rows cut = cpu_cut(d, n_row, w->src.n_in, n_panel);
     unsigned char *scratch = cpu_scratch(d, cut.pack_bytes * (size_t)d->n_thread);
     if (scratch == NULL) return;
@@ -16,7 +16,7 @@ void cpu_linear(struct dev *dev, struct buf *y, const struct buf *x, const struc
     {
         void *pack = scratch + cut.pack_bytes * (size_t)omp_get_thread_num();
         int64_t packed = -1;
-        d->k->thread_begin();
+        d->lin->thread_begin();
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < cut.n_block * cut.n_group; i++) {
             const int64_t row = i / cut.n_group * cut.block, p0 = i % cut.n_group * cut.group;
@@ -30,11 +30,11 @@ void cpu_linear(struct dev *dev, struct buf *y, const struct buf *x, const struc
                                           .steps = cut.steps,
                                           .p0 = p0,
                                           .p1 = p0 + cut.group < n_panel ? p0 + cut.group : n_panel,
-                                          .c = cpu_row(y, row) + p0 * d->k->nr,
+                                          .c = cpu_row(y, row) + p0 * d->lin->nr,
                                           .ldc = y->n_col};
             cpu_product(d, &p);
         }
-        d->k->thread_end();
+        d->lin->thread_end();
     }
 }
 
@@ -70,8 +70,8 @@ void cpu_logits_block(const struct cpu_logits *h, int64_t row, int64_t n, int64_
 // Rows of one block against blocks v0..v1-1 of the vocabulary.
 static void head_item(const struct head *h, const void *pack, float *c, int64_t row, int64_t n,
                       int64_t v0, int64_t v1) {
-    const int64_t per = VOCAB / h->of.d->k->nr,
-                  n_panel = cpu_ceil(h->of.a->w->src.n_out, h->of.d->k->nr);
+    const int64_t per = VOCAB / h->of.d->lin->nr,
+                  n_panel = cpu_ceil(h->of.a->w->src.n_out, h->of.d->lin->nr);
     for (int64_t v = v0; v < v1; v++) {
         const struct cpu_product p = {.w = h->of.a->w,
                                       .bias = h->of.a->bias,
@@ -129,7 +129,7 @@ void cpu_head(struct dev *dev, const struct dev_head *a, int64_t n_row) {
         unsigned char *own = scratch + parts + logits + per_thread * (size_t)omp_get_thread_num();
         float *c = (float *)(void *)(own + h.cut.pack_bytes);
         int64_t packed = -1;
-        d->k->thread_begin();
+        d->lin->thread_begin();
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < h.cut.n_block * h.cut.n_group; i++) {
             const int64_t row = i / h.cut.n_group * h.cut.block,
@@ -140,7 +140,7 @@ void cpu_head(struct dev *dev, const struct dev_head *a, int64_t n_row) {
             packed = row;
             head_item(&h, own, c, row, n, v0, v1);
         }
-        d->k->thread_end();
+        d->lin->thread_end();
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < n_row; r++)
             logp[r] = target[r] < 0 ? (double)NAN : cpu_logits_result(&h.of, r);

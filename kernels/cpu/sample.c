@@ -4,7 +4,6 @@
 #include "kernels/cpu/cpu_impl.h"
 
 #include <math.h>
-#include <omp.h>
 
 enum {
     BINS = 2048,     // of the histogram; the last one takes all that is further away
@@ -31,6 +30,8 @@ struct sample {
     struct cpu_dev *d;
     const struct dev_sample *a;
     int64_t n_vocab, n_block;
+    unsigned char *own; // of thread 0
+    size_t own_bytes;
 };
 
 // One row at work.
@@ -302,8 +303,11 @@ static void top_list(const struct draw *w, int64_t row, const struct cpu_lse *ls
     }
 }
 
-static void sample_row(const struct sample *s, const struct own *o, int64_t row) {
+static void sample_row(void *ctx, int64_t row, int thread) {
+    const struct sample *s = ctx;
     const struct dev_sample *a = s->a;
+    struct own scratch, *o = &scratch;
+    own_layout(s, s->own + s->own_bytes * (size_t)thread, o);
     struct draw w = {.s = s, .o = o, .r = (const struct dev_sample_row *)a->rows->data + row};
     int32_t *id = (int32_t *)a->id->data + row;
     double *logp = (double *)a->logp->data + row;
@@ -337,15 +341,9 @@ void cpu_sample(struct dev *dev, const struct dev_sample *a, int64_t n_row) {
     struct sample s = {.d = d, .a = a, .n_vocab = a->logits->n_col};
     s.n_block = cpu_ceil(s.n_vocab, CPU_VOCAB);
     struct own o;
-    const size_t bytes = own_layout(&s, NULL, &o);
-    unsigned char *scratch = cpu_scratch(d, bytes * (size_t)d->n_thread);
-    if (scratch == NULL) return;
-#pragma omp parallel num_threads(cpu_team(d, 64 * n_row * s.n_vocab)) private(o)
-    {
-        own_layout(&s, scratch + bytes * (size_t)omp_get_thread_num(), &o);
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t i = 0; i < n_row; i++) sample_row(&s, &o, i);
-    }
+    s.own_bytes = own_layout(&s, NULL, &o);
+    s.own = cpu_scratch(d, s.own_bytes * (size_t)d->n_thread);
+    if (s.own != NULL) cpu_share(d, 64 * n_row * s.n_vocab, n_row, sample_row, &s);
 }
 
 /* ---- similarity ---- */

@@ -94,7 +94,7 @@ bool cpu_weight_floats(const struct cpu_dev *d, const struct dev_weight_src *s, 
 // Panel p of a matrix: nr of its rows, step-major. False when something in it is not finite.
 static bool pack_panel(const struct cpu_dev *d, const struct dev_weight_src *s, int64_t p,
                        uint32_t *out) {
-    const int nr = d->k->nr;
+    const int nr = d->lin->nr;
     const int64_t row = p * nr;
     const int n = (int)(s->n_out - row < nr ? s->n_out - row : nr);
     float line[PACK_K], lines[PAD * PACK_K];
@@ -108,16 +108,17 @@ static bool pack_panel(const struct cpu_dev *d, const struct dev_weight_src *s, 
             if (!s->transposed)
                 ok &= d->k->floats(line, dev_src_ptr(s, row + i) + dtype_row_bytes(s->dtype, k),
                                    s->dtype, n_k);
-            cpu_words(d, words + i * PACK_K, x, n_k);
+            cpu_weight_words(d, words + i * PACK_K, x, n_k);
         }
-        d->k->transpose(out + cpu_steps(d, k) * nr, nr, nr, words, PACK_K, n, cpu_steps(d, n_k));
+        d->lin->transpose(out + cpu_b_words(d, cpu_lin_steps(d, k)) * nr, nr, nr, words, PACK_K, n,
+                          cpu_b_words(d, cpu_lin_steps(d, n_k)));
     }
     return ok;
 }
 
 static bool pack_matrix(const struct cpu_dev *d, const struct wt *w, uint32_t *out) {
-    const int64_t n_panel = cpu_ceil(w->src.n_out, d->k->nr),
-                  words = cpu_steps(d, w->src.n_in) * d->k->nr;
+    const int64_t n_panel = cpu_ceil(w->src.n_out, d->lin->nr),
+                  words = cpu_b_words(d, cpu_lin_steps(d, w->src.n_in)) * d->lin->nr;
     int bad = 0;
 #pragma omp parallel for num_threads(cpu_team(d, 16 * n_panel * words)) schedule(dynamic, 1)       \
     reduction(|                                                                                    \
@@ -138,9 +139,10 @@ void cpu_wt_prepare(struct dev *dev, struct wt *w) {
     struct cpu_dev *d = cpu_of(dev);
     if (w->use == WT_TABLE) return;
     const int64_t padded = cpu_ceil(w->src.n_out, PAD) * PAD;
-    const int64_t rows = cpu_ceil(w->src.n_out, d->k->nr) * d->k->nr;
+    const int64_t rows = cpu_ceil(w->src.n_out, d->lin->nr) * d->lin->nr;
+    const int64_t words = cpu_b_words(d, cpu_lin_steps(d, w->src.n_in));
     size_t bytes = (size_t)padded * sizeof(float);
-    if (w->use == WT_MATRIX && (!mem_mul((size_t)rows, (size_t)cpu_steps(d, w->src.n_in), &bytes) ||
+    if (w->use == WT_MATRIX && (!mem_mul((size_t)rows, (size_t)words, &bytes) ||
                                 !mem_mul(bytes, sizeof(uint32_t), &bytes))) {
         dev_fail(dev, E_NOMEM, "%s is too large", w->src.name);
         return;

@@ -219,6 +219,8 @@ enum status cuda_open_with(struct dev **out, int ordinal, const struct cuda_tune
     struct cuda_dev *d = NULL;
     *out = NULL;
     TRY(dev_config_check(c, e));
+    if (c->int8)
+        FAIL(e, E_UNSUPPORTED, "products of int8 are the CPU's; here there are f32 and bf16");
     TRY(mem_zalloc(&d, 1, sizeof *d, e));
     d->base.ops = &cuda_ops;
     d->base.cfg = *c;

@@ -105,3 +105,17 @@ same() { diff <(published base) <(published "$1"); }
         paste sums-portable sums-$isa | awk '{ d = $1 - $2; if (d < 0) d = -d; if (d > 0.02 + 1e-5 * -$1) exit 1 }'
     done
 }
+
+@test "int8: the same bytes on 1 and 2 threads and in small spans; named in every row; near bf16" {
+    for how in "1 2000" "2 2000" "2 70"; do
+        set -- $how
+        "$BASIN" run job.json --out "int8-$1-$2" --threads "$1" --set compute.dtype=int8 \
+            --set compute.span_tokens="$2" --quiet || [ $? -eq 3 ]
+    done
+    diff <(published int8-1-2000) <(published int8-2-2000)
+    diff <(published int8-1-2000) <(published int8-2-70)
+    [ "$("$BASIN" cat int8-1-2000 | jq -s -c 'map(.dtype) | unique')" = '["int8"]' ]
+    [ "$(jq -r '.identity.cache_dtype' int8-1-2000/job.json)" = bf16 ]
+    paste <("$BASIN" cat base | jq -r '[.num_scored, .sum_logprob] | @tsv') <("$BASIN" cat int8-1-2000 | jq -r .sum_logprob) |
+        awk '{ n += $1; d += $3 - $2 } END { d /= n; if (n < 1000 || d > 0.05 || d < -0.05 || d == 0) exit 1 }'
+}

@@ -13,9 +13,9 @@ static const struct cuda_tune small = {
 
 // Each kind is two devices, so that all four orders of tests/simt/simt.h come up.
 int ops_list(struct ops_dev out[8]) {
-    out[0] = (struct ops_dev){CPU_PORTABLE, DT_F32, DEV_BLOCKS};
-    out[1] = (struct ops_dev){CPU_PORTABLE, DT_BF16, DEV_BLOCKS};
-    out[2] = (struct ops_dev){CPU_AVX2, DT_BF16, DEV_BLOCKS};
+    out[0] = (struct ops_dev){CPU_PORTABLE, DT_F32, DEV_BLOCKS, false};
+    out[1] = (struct ops_dev){CPU_PORTABLE, DT_BF16, DEV_BLOCKS, false};
+    out[2] = (struct ops_dev){CPU_AVX2, DT_BF16, DEV_BLOCKS, false};
     return 3;
 }
 

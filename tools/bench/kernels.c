@@ -19,13 +19,13 @@ static int64_t cpu_ns(int n_thread) {
     return ((int64_t)t.tv_sec * 1000000000 + t.tv_nsec) / n_thread;
 }
 
-static double peak(const struct cpu_kernels *k, bool pairs, int n_thread) {
+static double peak(const struct cpu_kernels *k, enum cpu_word word, int n_thread) {
     double best = 0;
     for (int i = 0; i < REPEAT; i++) {
         double ops = 0;
         const int64_t t0 = cpu_ns(n_thread);
 #pragma omp parallel num_threads(n_thread) reduction(+ : ops)
-        ops += k->peak(pairs, 500000);
+        ops += k->peak(word, 500000);
         const double rate = ops / (double)(cpu_ns(n_thread) - t0);
         if (rate > best) best = rate;
     }
@@ -117,6 +117,47 @@ static void bench_linear(struct dev *d, int n_thread, int64_t n, int64_t k, int6
     free(data);
 }
 
+// A packed block of rows times packed panels on one thread: without packing, and without writing rows to
+// memory.
+static void bench_alone(struct dev *dev, int64_t k, int64_t o, double limit) {
+    const struct cpu_dev *d = cpu_of(dev);
+    void *data = NULL;
+    struct err e = {0};
+    struct wt *w = weight(dev, o, k, &data);
+    struct buf *x = buffer(dev, BUF_ACT, 2048, k);
+    const int64_t n_panel = cpu_ceil(o, d->lin->nr), ldc = n_panel * d->lin->nr;
+    const struct cpu_rows cut = cpu_cut(d, 2048, k, n_panel);
+    void *pack = aligned_alloc(64, cut.pack_bytes);
+    float *c = aligned_alloc(64, cpu_round64((size_t)(cut.block * ldc) * sizeof *c));
+    if (pack == NULL || c == NULL) exit(1);
+    dev_weights_prepare(dev, &w, 1);
+    ok(dev_sync(dev, &e), &e);
+    cpu_pack_rows(d, &cut, pack, x, 0, cut.block);
+    const struct cpu_product p = {.w = w,
+                                  .pack = pack,
+                                  .n = cut.block,
+                                  .steps = cut.steps,
+                                  .p1 = n_panel,
+                                  .c = c,
+                                  .ldc = ldc};
+    double best = 1e30;
+    d->lin->thread_begin();
+    for (int i = 0; i < 5 * REPEAT; i++) {
+        const int64_t t0 = cpu_ns(1);
+        cpu_product(d, &p);
+        const double t = (double)(cpu_ns(1) - t0);
+        if (t < best) best = t;
+    }
+    d->lin->thread_end();
+    char what[64];
+    snprintf(what, sizeof what, "alone %lldx%lldx%lld", (long long)cut.block, (long long)k,
+             (long long)o);
+    report(what, 2.0 * (double)(cut.block * k * o), best, limit);
+    buf_free(x);
+    dev_weight_free(w);
+    free(data), free(pack), free(c);
+}
+
 // One document in its steady state: n rows that each see 4 sinks, `window` keys and themselves.
 static void bench_attend(struct dev *d, int n_thread, int64_t n, int64_t window, int n_head,
                          int n_kv, int d_head, double limit) {
@@ -195,27 +236,34 @@ static bool wanted(const struct wish *w, const char *op) {
     return strncmp(op, w->op, strlen(w->op)) == 0;
 }
 
-static void bench_kernels(const struct cpu_kernels *k, enum dtype compute, const struct wish *w) {
+static void bench_kernels(const struct cpu_kernels *k, enum dtype compute, bool int8,
+                          const struct wish *w) {
     const int n_thread = w->n_thread;
     struct dev *d = NULL;
     struct err e = {0};
-    const struct dev_config c = {.n_thread = n_thread, .isa = k->isa, .compute = compute};
+    const struct dev_config c = {
+        .n_thread = n_thread, .isa = k->isa, .compute = compute, .int8 = int8};
     ok(cpu_open_with(&d, k, &c, &e), &e);
     if (strstr(dev_describe(d), w->device) == NULL) {
         dev_close(d);
         return;
     }
-    const double limit = peak(k, compute == DT_BF16 && k->bf16_pairs, n_thread);
+    const double limit = peak(cpu_of(d)->lin, cpu_of(d)->lin_word, n_thread);
     printf("\n%s: peak %.1f GFLOP/s\n\n", dev_describe(d), limit);
     printf(
         "| operation                    | best        | GFLOP/s | of peak |\n|---|---|---|---|\n");
+    if (wanted(w, "alone") && n_thread == 1) {
+        bench_alone(d, 576, 1536, limit);
+        bench_alone(d, 1536, 576, limit);
+        bench_alone(d, 2048, 2048, limit);
+    }
     if (wanted(w, "linear")) {
         bench_linear(d, n_thread, 2048, 576, 1536, limit);
         bench_linear(d, n_thread, 2048, 1536, 576, limit);
         bench_linear(d, n_thread, 2048, 192, 576, limit);
         bench_linear(d, n_thread, 1, 576, 1536, limit);
     }
-    if (wanted(w, "attend")) {
+    if (wanted(w, "attend") && !int8) {
         bench_attend(d, n_thread, 2048, 1020, 9, 3, 64, limit);
         bench_attend(d, n_thread, 2048, 124, 9, 3, 64, limit);
     }
@@ -228,13 +276,16 @@ int main(int argc, char **argv) {
                            .op = argc > 2 ? argv[2] : "",
                            .device = argc > 3 ? argv[3] : ""};
 #if defined(__x86_64__)
-    if (cpu_isa_best() >= CPU_AVX2) bench_kernels(&cpu_kernels_avx2, DT_F32, &w);
+    if (cpu_isa_best() >= CPU_AVX2) bench_kernels(&cpu_kernels_avx2, DT_F32, false, &w);
+    if (cpu_isa_best() >= CPU_AVX2) bench_kernels(&cpu_kernels_avx2, DT_BF16, true, &w);
+    if (cpu_has_avxvnni()) bench_kernels(&cpu_kernels_avxvnni, DT_BF16, true, &w);
     if (cpu_isa_best() >= CPU_AVX512) {
-        bench_kernels(&cpu_kernels_avx512, DT_F32, &w);
-        bench_kernels(&cpu_kernels_avx512, DT_BF16, &w);
-        if (cpu_isa_best() >= CPU_AMX) bench_kernels(&cpu_kernels_amx, DT_BF16, &w);
+        bench_kernels(&cpu_kernels_avx512, DT_F32, false, &w);
+        bench_kernels(&cpu_kernels_avx512, DT_BF16, false, &w);
+        bench_kernels(&cpu_kernels_avx512, DT_BF16, true, &w);
+        if (cpu_isa_best() >= CPU_AMX) bench_kernels(&cpu_kernels_amx, DT_BF16, false, &w);
     }
 #endif
-    if (cpu_isa_best() == CPU_PORTABLE) bench_kernels(&cpu_kernels_portable, DT_F32, &w);
+    if (cpu_isa_best() == CPU_PORTABLE) bench_kernels(&cpu_kernels_portable, DT_F32, false, &w);
     return 0;
 }
