@@ -309,7 +309,8 @@ enum status deal_claim(struct deal *d, int worker, bool wait, struct deal_doc **
     while (!(wait && atomic_load(&d->stop)) && !(d->sealed && d->n_part == 0)) {
         TRY(find(d, worker, out, e));
         if (*out != NULL) break;
-        d->want_part |= !d->sealed;
+        // Several devices have the next part at hand; one alone takes it when it has nothing else.
+        d->want_part |= !d->sealed && (wait || d->n_alive > 1);
         pthread_cond_signal(&d->told);
         if (!wait) break;
         pthread_cond_wait(&d->moved, &d->mu);
