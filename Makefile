@@ -52,13 +52,13 @@ CMD  := $(patsubst %.c,$(OUT)/%.o,$(wildcard cmd/*.c))
 LIB  := $(OUT)/libbasin.a
 BIN  := $(OUT)/basin
 TEST_SUPPORT := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/support_*.c))
-TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(filter-out tests/test_cuda%,$(wildcard tests/test_*.c)))
+TESTS := $(patsubst tests/%.c,$(OUT)/tests/%,$(filter-out tests/test_cuda% tests/test_devices.c,$(wildcard tests/test_*.c)))
 # The GPU's kernels on the CPU (tests/simt/): the .cu files as C++, with a stand-in of CUDA in front.
 HAVE_CXX  := $(shell $(CC) -x c++ -include new -fsyntax-only /dev/null 2>/dev/null && echo 1)
 SIMT_SRC  := $(filter-out kernels/cuda/blas.c,$(wildcard kernels/cuda/*.c kernels/cuda/*.cu tests/simt/*.c tests/simt/*.cu))
 SIMT_OBJ  := $(patsubst %.c,$(OUT)/simt/%.o,$(patsubst %.cu,$(OUT)/simt/%.cu.o,$(SIMT_SRC)))
 ON_CUDA   := ops attend quant made span_dev span_over sample decode stream_dev
-ON_SIMT   := cuda cuda_graph cuda_bench
+ON_SIMT   := cuda cuda_graph cuda_bench devices
 SIMT_TESTS := $(if $(HAVE_CXX),$(patsubst %,$(OUT)/tests/test_cuda_%,$(ON_CUDA)))
 SIMT_TESTS += $(if $(HAVE_CXX),$(ON_SIMT:%=$(OUT)/tests/test_%) $(OUT)/tests/basin_simt)
 GPU_TESTS := $(patsubst %,$(OUT)/gpu/tests/test_%,$(ON_CUDA))
@@ -109,6 +109,7 @@ WRAP_test_lz4f        := -Wl,--wrap=write
 WRAP_test_plan        := $(WRAP_ALLOC)
 WRAP_test_stream_batch := $(WRAP_ALLOC)
 WRAP_test_cuda_bench  := -Wl,--wrap=dev_open_cuda
+WRAP_test_devices     := -Wl,--wrap=dev_open_cuda
 WRAP_test_ledger      := -Wl,--wrap=write,--wrap=fsync,--wrap=copy_file_range $(WRAP_ALLOC)
 $(OUT)/tests/%: $(OUT)/tests/%.o $(OUT)/tests/devs_cpu.o $(TEST_SUPPORT) $(LIB)
 	$(CC) $(ALL_CFLAGS) $^ $(LDFLAGS) $(WRAP_$*) $(LIBS) -lcmocka -o $@

@@ -75,6 +75,7 @@ int cmd_job_open(struct manifest **out, const char *path, const struct cmd_job_o
 static enum status check_devices(const char *list, struct err *e) {
     if (strcmp(list, "auto") == 0 || strcmp(list, "ref") == 0) return OK;
     bool numbers = false; // a bare number may follow
+    bool cpu = false, all = false, gpu[4096] = {false};
     for (const char *at = list, *next = NULL; at != NULL; at = next) {
         char word[32] = "";
         const size_t n = strcspn(at, ",");
@@ -88,6 +89,14 @@ static enum status check_devices(const char *list, struct err *e) {
             return err_fail(e, E_ARG, "--devices %s: must be auto, cpu, cuda, cuda:0,1 or cpu,cuda",
                             list);
         }
+        const bool is_cpu = strcmp(word, "cpu") == 0, is_all = strcmp(word, "cuda") == 0;
+        if ((is_cpu && cpu) || (is_all && all) || (number && gpu[ordinal])) {
+            return err_fail(e, E_ARG, "--devices %s: %s%s is named twice", list,
+                            number && !one_gpu ? "cuda:" : "", word);
+        }
+        cpu |= is_cpu;
+        all |= is_all;
+        if (number) gpu[ordinal] = true;
         numbers = number;
     }
     return OK;

@@ -26,6 +26,25 @@ static const struct cmd_option table[] = {
     {.name = "json", .kind = CMD_FLAG, .offset = AT(json), .help = "the numbers as a JSON object"},
 };
 
+static void put_json_devices(struct sbuf *b, const struct run_estimate *x) {
+    cmd_text_key(b, "devices");
+    sbuf_puts(b, "[");
+    for (int i = 0; i < x->n_device; i++) {
+        const struct run_device *v = &x->devices[i];
+        sbuf_puts(b, i == 0 ? "{" : ",{");
+        cmd_text_json_str(b, "name", v->name);
+        cmd_text_json_str(b, "device", v->device);
+        cmd_text_json_int(b, "span_rows", v->span_rows);
+        cmd_text_json_int(b, "memory_bytes", v->memory_bytes);
+        cmd_text_json_int(b, "weights_bytes", v->weights_bytes);
+        cmd_text_json_int(b, "cache_bytes", v->cache_bytes);
+        cmd_text_json_int(b, "span_bytes", v->span_bytes);
+        cmd_text_json_int(b, "free_bytes", v->free_bytes);
+        sbuf_puts(b, "}");
+    }
+    sbuf_puts(b, "]");
+}
+
 static void put_json(struct sbuf *b, const struct run_estimate *x, const struct rank *r) {
     sbuf_puts(b, "{");
     cmd_text_json_int(b, "rank", r->i);
@@ -50,9 +69,31 @@ static void put_json(struct sbuf *b, const struct run_estimate *x, const struct 
         cmd_text_json_int(b, "tokens_most", x->tokens_most);
         cmd_text_json_int(b, "stream_bytes", x->stream_bytes);
     }
+    put_json_devices(b, x);
     cmd_text_json_str(b, "device", x->device);
     cmd_text_json_str(b, "dtype", x->dtype);
     sbuf_puts(b, "}\n");
+}
+
+// Of several, or of a GPU, whose memory is not the process's.
+static void put_devices(struct sbuf *b, const struct run_estimate *x) {
+    if (x->n_device == 1 && x->devices[0].total_bytes == 0) return;
+    for (int i = 0; i < x->n_device; i++) {
+        const struct run_device *v = &x->devices[i];
+        sbuf_printf(b, "%-10s", v->name);
+        cmd_text_bytes(b, v->memory_bytes);
+        sbuf_puts(b, " at most: weights ");
+        cmd_text_bytes(b, v->weights_bytes);
+        sbuf_puts(b, ", caches ");
+        cmd_text_bytes(b, v->cache_bytes);
+        sbuf_puts(b, ", span ");
+        cmd_text_bytes(b, v->span_bytes);
+        sbuf_puts(b, " (");
+        cmd_text_count(b, v->span_rows);
+        sbuf_puts(b, " rows); ");
+        cmd_text_bytes(b, v->free_bytes);
+        sbuf_printf(b, " free; %s\n", v->device);
+    }
 }
 
 static void put_people(struct sbuf *b, const struct run_estimate *x, const struct rank *r) {
@@ -104,6 +145,7 @@ static void put_people(struct sbuf *b, const struct run_estimate *x, const struc
     sbuf_puts(b, ", span ");
     cmd_text_bytes(b, x->span_bytes);
     sbuf_puts(b, "\n");
+    put_devices(b, x);
 }
 
 static int plan_main(const struct cmd_sub *self, int argc, char **argv) {

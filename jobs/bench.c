@@ -101,7 +101,7 @@ static int64_t bytes_of(const struct bench *b, bool gpu) {
 // Said before anything is taken: what the shape does not leave room for.
 static enum status check_memory(const struct bench *b, const struct bench_config *c,
                                 struct err *e) {
-    const int64_t left = c->memory_left > 0 ? c->memory_left : dev_memory_left(b->dev);
+    const int64_t left = c->memory_left > 0 ? c->memory_left : dev_memory(b->dev).free_bytes;
     const int64_t need = bytes_of(b, c->on.gpu >= 0);
     if (need <= left) return OK;
     return err_fail(e, E_NOMEM,

@@ -45,7 +45,8 @@ struct doc {
     int32_t *block_ids; /* owned [DOC_BLOCK]; it and logp NULL until doc_open_block() */
     struct doc_track *tracks; /* owned [n_setting] */
     int n_setting;
-    struct err failure; /* code OK while the document is well */
+    struct err failure;    /* code OK while the document is well */
+    struct deal_doc *turn; /* borrowed: its place among what several devices score; else NULL */
 };
 
 enum status doc_new(struct doc **out, const struct corpus_doc *from, int slice, int n_setting,

@@ -97,7 +97,8 @@ static double tokens_in(const struct session *s, const struct plan_slice *sl,
 }
 
 /* Seconds a row takes, all settings together and once the caches are full, from two blocks of the model. */
-static enum status probe(const struct session *s, double *seconds_per_row, struct err *e) {
+static enum status probe(const struct session *s, int device, double *seconds_per_row,
+                         struct err *e) {
     enum status st = OK;
     struct span *sp = NULL;
     struct cache *c = NULL;
@@ -105,8 +106,8 @@ static enum status probe(const struct session *s, double *seconds_per_row, struc
     const int64_t n_vocab = model_arch(s->model)->n_vocab;
     for (int i = 0; i <= PROBE_ROWS; i++) ids[i] = (int32_t)((i * 7919LL) % n_vocab);
     const struct vis_rule rule = part_rule(&s->man->settings[0]);
-    TRY(span_open(&sp, s->mo, PROBE_ROWS, e));
-    TRY(cache_open(&c, s->mo, &rule, e));
+    TRY(span_open(&sp, s->devs[device].mo, PROBE_ROWS, e));
+    TRY(cache_open(&c, s->devs[device].mo, &rule, e));
     double best = 0;
     for (int i = 0; i < 3; i++) {
         int64_t row = 0;
@@ -138,9 +139,9 @@ static enum status probe_streams(const struct session *s, double *seconds_per_to
     const int32_t id = 0;
     stream_how_init(&how);
     how.max_new = PROBE_STEPS + 1;
-    const struct model_on *mo = s->step_mo != NULL ? s->step_mo : s->mo;
+    const struct model_on *mo = s->step_mo != NULL ? s->step_mo : s->devs[0].mo;
     TRY(stream_open(&engine, mo, &sc, e));
-    TRY(cache_open(&c, s->mo, &rule, e));
+    TRY(cache_open(&c, s->devs[0].mo, &rule, e));
     for (int i = 0; i < n; i++) {
         int slot = 0;
         TRY(stream_past_open(&past, mo, &how, e));
@@ -184,26 +185,41 @@ done:
 }
 
 static void estimate_memory(const struct session *s, double longest, struct run_estimate *est) {
-    const struct arch *a = model_arch(s->model);
     const size_t word = s->compute == DT_BF16 ? 2 : 4;
-    const int n_setting = (int)s->man->n_settings;
-    est->weights_bytes = span_weights_bytes(s->model, word);
-    int64_t rows = 0, cache = 0;
-    for (int i = 0; i < n_setting; i++) {
-        const struct vis_rule r = part_rule(&s->man->settings[i]);
-        const int64_t n = r.dense ? (int64_t)longest : INT64_MAX / 4;
-        cache += cache_bytes(a, s->mo->classes, s->mo->class_of_layer, &r, n, word);
-        rows += vis_cache_sinks(&r, &s->mo->classes[0]) + vis_cache_most(&r, &s->mo->classes[0], n);
+    struct session_bytes b;
+    bool cpu = false;
+    est->n_device = s->n_dev < RUN_DEVICES ? s->n_dev : RUN_DEVICES;
+    for (int i = 0; i < est->n_device; i++) {
+        const struct session_dev *v = &s->devs[i];
+        struct run_device *x = &est->devices[i];
+        const bool gpu = strcmp(dev_kind(v->dev), "cuda") == 0;
+        cpu |= !gpu;
+        session_device_bytes(s, v->n_row, (int64_t)longest, &b);
+        snprintf(x->name, sizeof x->name, "%s", v->name);
+        snprintf(x->device, sizeof x->device, "%s", dev_describe(v->dev));
+        x->span_rows = v->n_row;
+        x->free_bytes = v->free_bytes;
+        x->total_bytes = v->total_bytes;
+        x->weights_bytes = gpu ? b.weights : span_weights_bytes(s->model, word);
+        if (gpu && x->weights_bytes < model_file_bytes(s->model)) // kept while there is room
+            x->weights_bytes = model_file_bytes(s->model);
+        x->cache_bytes = b.cache;
+        x->span_bytes = b.span;
+        x->memory_bytes = x->weights_bytes + b.cache + b.span;
     }
-    est->cache_bytes = cache;
-    // Working keys and values are packed once more for the kernels.
-    est->span_bytes = span_bytes(a, s->n_row, rows, word) +
-                      2 * (s->n_row + rows) * a->n_kv * a->d_head * (int64_t)word;
+    const struct run_device *first = &est->devices[0];
+    est->weights_bytes = first->weights_bytes;
+    est->cache_bytes = first->cache_bytes;
+    est->span_bytes = first->span_bytes;
     const double lines = man_wants_tokens(s->man) ? longest * ROW_BYTES : 0;
     const int64_t publish = 2 * (lines < BLOCK_BYTES ? (int64_t)lines : BLOCK_BYTES);
-    est->memory_bytes = PROCESS_BYTES + READER_BYTES + publish + est->weights_bytes +
-                        est->cache_bytes + est->span_bytes +
+    est->memory_bytes = PROCESS_BYTES + READER_BYTES + publish +
                         (int64_t)(s->tok != NULL ? (int64_t)tok_n_vocab(s->tok) * TOKEN_BYTES : 0);
+    for (int i = 0; i < est->n_device; i++) { // a GPU's share is not the process's
+        if (strncmp(est->devices[i].name, "cuda", 4) != 0)
+            est->memory_bytes += est->devices[i].memory_bytes;
+    }
+    if (!cpu) est->memory_bytes += model_file_bytes(s->model);
 }
 
 static bool has_results(const char *dir, int part, int n_part) {
@@ -262,7 +278,7 @@ enum status run_plan(const struct manifest *man, const struct run_options *o,
     char dtype[16] = "";
     int *rank_of_part = NULL;
     struct sums sums = {0};
-    double seconds_per_row = 0;
+    double rows_per_second = 0;
     memset(est, 0, sizeof *est);
     memset(&s, 0, sizeof s);
     sbuf_init(&dir);
@@ -281,14 +297,18 @@ enum status run_plan(const struct manifest *man, const struct run_options *o,
     TRY(mem_zalloc(&rank_of_part, (size_t)s.plan->n_part, sizeof(int), e));
     TRY(plan_deal(s.plan, o->rank.n, rank_of_part, e));
     TRY(sample_text(&s, &est->bytes_per_token, e));
-    TRY(probe(&s, &seconds_per_row, e));
+    for (int i = 0; i < s.n_dev; i++) {
+        double seconds = 0;
+        TRY(probe(&s, i, &seconds, e));
+        if (seconds > 0) rows_per_second += 1 / seconds;
+    }
     count_parts(&s, rank_of_part, sbuf_str(&dir), est->bytes_per_token, est, &sums, parts_table);
     est->tokens = (int64_t)sums.tokens;
-    est->seconds = sums.tokens * seconds_per_row;
+    est->seconds = rows_per_second > 0 ? sums.tokens / rows_per_second : 0;
     est->span_rows = s.n_row;
     estimate_memory(&s, sums.longest, est);
     if (man->job == MAN_GENERATE) TRY(estimate_answers(&s, sums.documents, est, e));
-    snprintf(est->device, sizeof est->device, "%s", dev_describe(s.dev));
+    snprintf(est->device, sizeof est->device, "%s", dev_describe(s.devs[0].dev));
     snprintf(est->dtype, sizeof est->dtype, "%s", session_dtype(&s));
     if (parts_table != NULL) TRY(sbuf_status(parts_table, e));
 done:

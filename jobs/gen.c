@@ -1,7 +1,6 @@
 #include "jobs/gen.h"
 
 #include "base/clock.h"
-#include "base/hash.h"
 #include "base/mem.h"
 #include "jobs/gen_impl.h"
 
@@ -249,17 +248,6 @@ bool gen_is_next(const struct generator *g, const struct gen_doc *d, const struc
     return g->n_doc > 0 && g->docs[0] == d && t == &d->tracks[d->n_flushed];
 }
 
-enum status gen_read_chunk(struct generator *g, const struct gen_chunk *c, struct sbuf *out,
-                           struct err *e) {
-    enum status st = OK;
-    TRY(g->out->unspool(g->out->ctx, c->at, (size_t)c->n, out, e));
-    if (hash_64(out->s + out->n - c->n, (size_t)c->n) != c->hash) {
-        FAIL(e, E_IO, "token rows that were put aside are damaged");
-    }
-done:
-    return st;
-}
-
 // Token rows leave as far as their turn has come: document by document, setting by setting.
 static enum status flush_tokens(struct generator *g, struct gen_doc *d, struct err *e) {
     enum status st = OK;
@@ -267,7 +255,7 @@ static enum status flush_tokens(struct generator *g, struct gen_doc *d, struct e
         struct gen_track *t = &d->tracks[d->n_flushed];
         for (size_t i = 0; i < t->n_chunk; i++) {
             sbuf_clear(&g->scratch);
-            TRY(gen_read_chunk(g, &t->chunks[i], &g->scratch, e));
+            TRY(part_chunk_get(g->out, &t->chunks[i], &g->scratch, e));
             TRY(g->out->add_open(g->out->ctx, g->scratch.s, g->scratch.n, e));
         }
         t->n_chunk = 0;

@@ -12,12 +12,6 @@ enum {
     GEN_SPOOL_BYTES = 1 << 16 /* token lines of one track that wait in memory; more are put aside */
 };
 
-/* Token lines put aside. */
-struct gen_chunk {
-    int64_t at, n;
-    uint64_t hash; /* XXH64 */
-};
-
 enum gen_finish { GEN_UNFINISHED, GEN_STOP, GEN_LENGTH };
 const char *gen_finish_name(enum gen_finish f);
 
@@ -63,7 +57,7 @@ struct gen_track {
     struct sbuf block_text;
     struct sbuf
         held; /* lines that wait for those of earlier documents and settings, the last ... */
-    struct gen_chunk *chunks; /* owned [n_chunk]: ... and the first, put aside */
+    struct part_chunk *chunks; /* owned [n_chunk]: ... and the first, put aside */
     size_t n_chunk, cap_chunk;
 };
 
@@ -143,10 +137,6 @@ int gen_n_begun(const struct generator *g);
 
 /* Whether the track's token rows may leave as they come: all before them have left. */
 bool gen_is_next(const struct generator *g, const struct gen_doc *d, const struct gen_track *t);
-/* Reads a chunk again. Errors: E_IO (also: not what was written), E_NOMEM. */
-enum status gen_read_chunk(struct generator *g, const struct gen_chunk *c, struct sbuf *out,
-                           struct err *e) WARN_UNUSED;
-
 /* ---- prompts (gen_admit.c) ---- */
 
 /* Opens documents and runs their prompts while there are free streams. */

@@ -239,7 +239,7 @@ static enum status take_chunks(struct generator *g, struct cursor *c, struct gen
         struct err why = {.code = OK};
         st = t->chunks[i].n < 0 || t->chunks[i].n > INT32_MAX
                  ? err_fail(&why, E_FORMAT, "its lengths make no sense")
-                 : gen_read_chunk(g, &t->chunks[i], &g->scratch, &why);
+                 : part_chunk_get(g->out, &t->chunks[i], &g->scratch, &why);
         if (st == E_IO || st == E_NOINPUT) st = E_FORMAT;
         if (st != OK) FAIL(e, st, "%s", why.msg);
     }

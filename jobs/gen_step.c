@@ -1,7 +1,6 @@
 /* Tokens: one more of every stream, and what follows from it. */
 #include "jobs/gen_impl.h"
 
-#include "base/hash.h"
 #include "base/mem.h"
 #include "base/num.h"
 
@@ -70,10 +69,7 @@ done:
 static enum status put_aside(struct generator *g, struct gen_track *t, struct err *e) {
     enum status st = OK;
     TRY(mem_grow(&t->chunks, &t->cap_chunk, t->n_chunk + 1, sizeof *t->chunks, e));
-    struct gen_chunk *c = &t->chunks[t->n_chunk];
-    c->n = (int64_t)t->held.n;
-    c->hash = hash_64(t->held.s, t->held.n);
-    TRY(g->out->spool(g->out->ctx, t->held.s, t->held.n, &c->at, e));
+    TRY(part_chunk_put(g->out, &t->chunks[t->n_chunk], t->held.s, t->held.n, e));
     t->n_chunk++;
     sbuf_clear(&t->held);
 done:

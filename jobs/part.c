@@ -1,6 +1,7 @@
 #include "jobs/part.h"
 
 #include "base/clock.h"
+#include "base/hash.h"
 
 #include <string.h>
 
@@ -69,6 +70,26 @@ int64_t part_feed_bytes(const struct part_feed *f, const struct doc *doc, int64_
     const struct plan_slice *sl = &f->plan->slices[f->part->first_slice + f->slice];
     if (sl->file.packing != UNPACK_NONE) return sum + corpus_place(f->corpus);
     return sum + (doc->offset - sl->file.begin) + pos;
+}
+
+/* ---- bytes put aside ---- */
+
+enum status part_chunk_put(const struct part_out *out, struct part_chunk *c, const char *bytes,
+                           size_t n, struct err *e) {
+    c->n = (int64_t)n;
+    c->hash = hash_64(bytes, n);
+    return out->spool(out->ctx, bytes, n, &c->at, e);
+}
+
+enum status part_chunk_get(const struct part_out *out, const struct part_chunk *c, struct sbuf *to,
+                           struct err *e) {
+    enum status st = OK;
+    TRY(out->unspool(out->ctx, c->at, (size_t)c->n, to, e));
+    if (hash_64(to->s + to->n - c->n, (size_t)c->n) != c->hash) {
+        FAIL(e, E_IO, "token rows that were put aside are damaged");
+    }
+done:
+    return st;
 }
 
 /* ---- commits ---- */

@@ -31,6 +31,38 @@ struct part_out {
                           struct err *e);
 };
 
+/* Bytes put aside through part_out.spool. */
+struct part_chunk {
+    int64_t at, n;
+    uint64_t hash; /* XXH64 */
+};
+enum status part_chunk_put(const struct part_out *out, struct part_chunk *c, const char *bytes,
+                           size_t n, struct err *e) WARN_UNUSED;
+/* Appends them. Errors: E_IO (also: not what was put), E_NOMEM. */
+enum status part_chunk_get(const struct part_out *out, const struct part_chunk *c, struct sbuf *to,
+                           struct err *e) WARN_UNUSED;
+
+/* A part that is being done. */
+struct part_job {
+    const struct plan_part *part; /* borrowed */
+    struct part_out out;
+    struct ledger_mark mark;        /* where it stands; moves as rows leave */
+    struct sbuf state;              /* a checkpoint it begins with, or empty */
+    int64_t tokens, tokens_resumed; /* positions computed, taken over from a checkpoint */
+    int64_t bytes, bytes_begun;     /* of its input read so far, about; the same where it began */
+};
+
+/* Where parts come from, and go. */
+struct part_source {
+    void *ctx;
+    /* *out NULL: there are no more. */
+    enum status (*next)(void *ctx, struct part_job **out, struct err *e);
+    /* The part is through when st is OK, with its last commit behind it; else given up because of *why.
+     * The job is gone afterwards. Errors: what ends the run; a part's missing input (E_NOINPUT) need not. */
+    enum status (*end)(void *ctx, struct part_job *j, enum status st, const struct err *why,
+                       struct err *e);
+};
+
 /* What a run has computed; updated as it goes. */
 struct part_totals {
     int64_t documents, failed;
@@ -44,6 +76,7 @@ struct part_totals {
 
 struct part_config {
     const struct manifest *man; /* borrowed, as everything here */
+    const struct plan *plan;
     const struct model_on *mo;
     const struct model_on *step_mo; /* where answers are written a token at a time; may be mo */
     const struct tok *tok;          /* NULL when no input is text */

@@ -32,7 +32,7 @@ struct run_hooks {
 };
 
 struct run_options {
-    const char *devices; /* "auto", "cpu", "ref" (tests), "cuda...": E_DEVICE without CUDA */
+    const char *devices; /* "auto", or a list of "cpu", "ref" (tests), "cuda" (all), "cuda:0,1" */
     enum cpu_isa isa;
     int n_thread;
     struct rank rank;
@@ -74,13 +74,23 @@ enum status run_direct(const struct manifest *man, const struct run_options *o,
                        const struct run_sink *sink, struct run_result *out,
                        struct err *e) WARN_UNUSED;
 
+/* What a run takes on one of its devices. */
+enum { RUN_DEVICES = 32 };
+struct run_device {
+    char name[32], device[96];
+    int64_t span_rows;
+    int64_t memory_bytes; /* the three below together */
+    int64_t weights_bytes, cache_bytes, span_bytes;
+    int64_t free_bytes, total_bytes; /* now; total 0: not known */
+};
+
 /* What `basin plan` says. */
 struct run_estimate {
     int n_part, n_mine, n_published;
     int64_t bytes, bytes_mine, bytes_left;
     int64_t tokens; /* estimated over bytes_left and all settings, from a sample of the text */
     double bytes_per_token;
-    int64_t memory_bytes; /* peak resident memory of `basin run` on this device */
+    int64_t memory_bytes; /* peak resident memory of `basin run`; that of GPUs not included */
     int64_t weights_bytes, cache_bytes, span_bytes;
     double seconds; /* estimated from a measured probe of this machine */
     /* of a generate job, else 0 */
@@ -89,7 +99,9 @@ struct run_estimate {
     int64_t tokens_most;  /* written, when every answer is as long as it may be; all settings */
     int64_t stream_bytes; /* of streams; their caches are in it */
     int64_t span_rows;
-    char device[96], dtype[8];
+    struct run_device devices[RUN_DEVICES];
+    int n_device;
+    char device[96], dtype[8]; /* device: the first */
 };
 enum status run_plan(const struct manifest *man, const struct run_options *o,
                      struct run_estimate *est, struct sbuf *parts_table, struct err *e) WARN_UNUSED;

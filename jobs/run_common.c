@@ -34,15 +34,20 @@ void run_say(void *ctx, enum run_note kind, const char *text) {
 }
 
 static void progress(void *ctx, const struct part_totals *t, const char *source) {
-    const struct run *r = ctx;
+    struct run *r = ctx;
+    if (r->stale) run_record(r, false);
     if (r->o->hooks.progress == NULL) return;
     // What an earlier attempt did is neither done by this run nor left to it.
-    const int64_t begun = r->bytes_begun + (r->part != NULL ? t->part_begun : 0);
-    const int64_t done = r->bytes_done + (r->part != NULL ? t->part_bytes : 0) - begun;
+    int64_t read = r->jobs != NULL ? r->jobs->bytes : 0;
+    int64_t begun = r->bytes_begun + (r->jobs != NULL ? r->jobs->bytes_begun : 0);
+    for (const struct run_part *p = r->begun; p != NULL; p = p->next) {
+        read += p->job.bytes;
+        begun += p->job.bytes_begun;
+    }
     const struct run_progress p = {.documents = t->documents,
                                    .failed = t->failed,
                                    .tokens = t->tokens,
-                                   .bytes_done = done,
+                                   .bytes_done = r->bytes_done + read - begun,
                                    .bytes_total = r->bytes_total < 0 ? -1 : r->bytes_total - begun,
                                    .seconds = (double)(clock_ns() - r->started_ns) / 1e9,
                                    .sum_logprob = num_sum_value(&t->sum),
@@ -61,7 +66,13 @@ enum status run_open_work(struct run *r, struct err *e) {
 
 void run_close(struct run *r) {
     work_close(&r->work);
-    ledger_part_close(r->part);
+    while (r->begun != NULL) {
+        struct run_part *p = r->begun;
+        r->begun = p->next;
+        ledger_part_close(p->ledger);
+        sbuf_fini(&p->job.state);
+        mem_free(p);
+    }
     ledger_close(r->ledger);
     session_close(&r->session);
     mem_free(r->rank_of_part);

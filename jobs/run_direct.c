@@ -9,6 +9,10 @@
 struct direct {
     struct run *run;
     const struct run_sink *sink;
+    struct run_result *result;
+    struct plan_part all; /* the plan as one part: rows leave in one order */
+    struct part_job job;
+    bool given;
     const char *tmp_dir;
     struct sbuf spool_path;
     struct file_append *spool; /* owned; NULL until something is put aside */
@@ -90,30 +94,46 @@ static enum status direct_commit(void *ctx, const struct ledger_mark *m, const c
     return OK;
 }
 
+static enum status direct_next(void *ctx, struct part_job **out, struct err *e) {
+    struct direct *d = ctx;
+    (void)e;
+    *out = d->given ? NULL : &d->job;
+    d->given = true;
+    return OK;
+}
+
+static enum status direct_end(void *ctx, struct part_job *j, enum status st, const struct err *why,
+                              struct err *e) {
+    struct direct *d = ctx;
+    d->result->documents = j->mark.documents;
+    d->result->failed = j->mark.failed;
+    return st != OK && st != E_CANCEL ? err_fail(e, st, "%s", why->msg) : OK;
+}
+
 static enum status direct_all(struct run *r, const char *tmp_dir, const struct run_sink *sink,
                               struct run_result *result, struct err *e) {
     enum status st = OK;
-    struct direct d = {.run = r, .sink = sink, .tmp_dir = tmp_dir};
-    const struct part_out out = {.ctx = &d,
-                                 .add = direct_lines,
-                                 .add_open = direct_open,
-                                 .close_document = direct_close,
-                                 .drop_document = direct_drop,
-                                 .spool = direct_spool,
-                                 .unspool = direct_unspool,
-                                 .uncommitted = direct_uncommitted,
-                                 .put_state = direct_put_state,
-                                 .commit = direct_commit};
+    struct direct d = {.run = r, .sink = sink, .result = result, .tmp_dir = tmp_dir};
+    const struct part_source src = {&d, direct_next, direct_end};
+    d.job.part = &d.all;
+    d.job.out = (struct part_out){.ctx = &d,
+                                  .add = direct_lines,
+                                  .add_open = direct_open,
+                                  .close_document = direct_close,
+                                  .drop_document = direct_drop,
+                                  .spool = direct_spool,
+                                  .unspool = direct_unspool,
+                                  .uncommitted = direct_uncommitted,
+                                  .put_state = direct_put_state,
+                                  .commit = direct_commit};
+    r->jobs = &d.job;
     TRY(session_start(&r->session, e));
     TRY(session_spool_stdin(&r->session, tmp_dir, e));
+    d.all = (struct plan_part){.n_slice = r->session.plan->n_slice};
     TRY(run_open_work(r, e));
-    for (int i = 0; i < r->session.plan->n_part; i++) {
-        struct ledger_mark mark = {0};
-        TRY(work_part(&r->work, r->session.plan, i, &out, &mark, NULL, e));
-        result->documents += mark.documents;
-        result->failed += mark.failed;
-    }
+    TRY(work_run(&r->work, &src, e));
 done:
+    r->jobs = NULL;
     close_spool(&d);
     return st;
 }

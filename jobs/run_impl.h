@@ -5,6 +5,7 @@
 #include "jobs/run.h"
 #include "jobs/work.h"
 
+struct run_part;
 struct run {
     struct session session;
     struct ledger *ledger; /* owned; NULL when rows go to a sink */
@@ -17,17 +18,33 @@ struct run {
     int64_t bytes_done, bytes_total; /* of finished parts; of all parts of this rank, -1: unknown */
     int64_t bytes_begun;             /* of finished parts: what earlier attempts had done */
     int parts_done, parts;
-    struct sbuf records;      /* finished parts of this run, as JSON objects with commas */
-    struct ledger_part *part; /* owned: the part in hand */
-    int part_number;
+    struct sbuf records;    /* finished parts of this run, as JSON objects with commas */
+    struct part_job *jobs;  /* the only part of a run without a directory, or NULL; else ... */
+    struct run_part *begun; /* owned: ... parts in progress, the oldest first */
+    bool stale;             /* a commit was made that the record does not show */
+    struct err record;      /* what was wrong when it was written */
+    int at, n_held;         /* the next part to look at; how many another run has */
+    bool others;            /* ... of other ranks: --steal */
+    bool no_locks;
+    struct err first; /* the first part whose input is missing */
+};
+
+/* A part that this run holds. Its job comes first: they are one. */
+struct run_part {
+    struct part_job job;
+    struct run *run;            /* borrowed */
+    struct ledger_part *ledger; /* owned */
+    int number;
     struct ledger_mark begun; /* where it stood when this run took it */
-    int64_t tokens_before, resumed_before;
+    struct run_part *next;
 };
 
 /* True when a signal came, or when another span might not end before the time limit. */
 bool run_must_stop(void *run);
 void run_set_deadline(struct run *r);
 void run_say(void *run, enum run_note kind, const char *text);
+/* Writes what has happened into OUT/run/, where there is one; an error is kept in r->record. */
+void run_record(struct run *r, bool ended);
 /* Opens the work over a session that has been started. */
 enum status run_open_work(struct run *r, struct err *e) WARN_UNUSED;
 void run_close(struct run *r);

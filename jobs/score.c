@@ -7,19 +7,35 @@
 #include <stdio.h>
 #include <string.h>
 
-enum status score_open(struct scorer **out, const struct part_config *c, struct err *e) {
+/* As many rows as were asked for, or half as often as the device has room. */
+static enum status open_span(struct scorer *s, struct err *e) {
+    for (;;) {
+        struct err why = {.code = OK};
+        const enum status st = span_open(&s->span, s->cfg.mo, s->n_row, &why);
+        if (st != E_NOMEM || s->n_row / 2 < SCORE_ROWS_LEAST || s->n_row / 2 < s->n_setting) {
+            return st == OK ? OK : err_fail(e, st, "%s", why.msg);
+        }
+        s->n_row /= 2;
+    }
+}
+
+enum status score_open(struct scorer **out, const struct part_config *c, struct deal *d, int worker,
+                       struct err *e) {
     enum status st = OK;
     struct scorer *s = NULL;
     *out = NULL;
     TRY(mem_zalloc(&s, 1, sizeof *s, e));
     s->cfg = *c;
+    s->deal = d;
+    s->worker = worker;
+    s->n_row = c->n_row > (int64_t)c->man->n_settings ? c->n_row : (int64_t)c->man->n_settings;
     s->n_setting = (int)c->man->n_settings;
     s->exact = dev_kv_dtype(c->mo->dev) == DT_F64;
     sbuf_init(&s->line);
     TRY(mem_zalloc(&s->rules, c->man->n_settings, sizeof *s->rules, e));
     for (int i = 0; i < s->n_setting; i++) s->rules[i] = part_rule(&c->man->settings[i]);
     TRY(doc_reader_init(&s->reader, c->tok, c->man, c->add_bos, e));
-    TRY(span_open(&s->span, c->mo, c->n_row > s->n_setting ? c->n_row : s->n_setting, e));
+    TRY(open_span(s, e));
     *out = s;
     s = NULL;
 done:
@@ -27,18 +43,10 @@ done:
     return st;
 }
 
-static void drop_documents(struct scorer *s) {
-    for (int i = 0; i < s->n_doc; i++) doc_free(s->docs[i]);
-    s->n_doc = 0;
-    s->n_piece = 0;
-    s->reader.doc = NULL;
-    span_clear(s->span);
-    part_feed_fini(&s->feed);
-}
-
 void score_close(struct scorer *s) {
     if (s == NULL) return;
-    if (s->span != NULL) drop_documents(s);
+    for (int i = 0; i < s->n_doc; i++) doc_free(s->docs[i]);
+    part_feed_fini(&s->feed);
     doc_reader_fini(&s->reader);
     span_close(s->span);
     sbuf_fini(&s->line);
@@ -48,8 +56,8 @@ void score_close(struct scorer *s) {
     mem_free(s);
 }
 
-const struct part_totals *score_totals(const struct scorer *s) {
-    return &s->totals;
+int64_t score_rows(const struct scorer *s) {
+    return s->n_row;
 }
 
 /* ---- opening documents ---- */
@@ -63,27 +71,106 @@ done:
     return st;
 }
 
-/* Opens the next document of the part: it becomes the last of s->docs. *end when there is none. */
-static enum status open_next(struct scorer *s, bool *end, struct err *e) {
+/* Moves the feed to document t of its part. *end: there is none. */
+static enum status reach(struct scorer *s, const struct deal_doc *t, struct corpus_doc *from,
+                         bool *end, struct err *bad, struct err *e) {
+    enum status st = OK;
+    if (s->serial != t->serial || s->next > t->index) {
+        const struct ledger_mark *begin = deal_begin(t);
+        part_feed_begin(&s->feed, s->cfg.plan, deal_plan(t), begin);
+        s->serial = t->serial;
+        s->next = begin->documents;
+    }
+    while (s->next <= t->index) {
+        TRY(part_feed_next(&s->feed, from, end, bad, e));
+        if (*end) break;
+        s->next++;
+    }
+done:
+    if (st != OK) s->serial = 0; // the feed is where nobody knows
+    return st;
+}
+
+static int64_t bytes_read(const struct scorer *s) {
+    return s->serial != 0 ? part_feed_bytes(&s->feed, s->reader.doc, s->reader.text_pos) : 0;
+}
+
+/* Goes on where a checkpoint ends. *anew: it is of no use, and the document has to be opened again. */
+static enum status restore(struct scorer *s, struct doc *d, bool *anew, struct err *e) {
+    enum status st = OK;
+    struct err why = {.code = OK};
+    *anew = false;
+    if (d->turn->saved.n == 0) goto done;
+    st = score_restore(s, d, &d->turn->saved, &why);
+    if (st == E_FORMAT) { // an optimisation: its loss costs time and nothing else
+        char text[640];
+        snprintf(text, sizeof text, "%s: checkpoint not used: %s", d->source, why.msg);
+        deal_note(s->deal, RUN_WARNING, text);
+        *anew = true;
+        s->serial = 0;
+        s->reader.doc = NULL;
+        TRY(deal_anew(s->deal, d->turn, e));
+    } else if (st != OK) {
+        st = err_fail(e, st, "%s", why.msg);
+    }
+done:
+    return st;
+}
+
+/* Opens the document that has been claimed: it becomes the last of s->docs. */
+static enum status open_document(struct scorer *s, struct deal_doc *t,
+                                 const struct corpus_doc *from, const struct err *bad, bool *anew,
+                                 struct err *e) {
     enum status st = OK;
     struct doc *d = NULL;
-    struct err bad;
-    struct corpus_doc from = {0};
-    TRY(part_feed_next(&s->feed, &from, end, &bad, e));
-    if (*end) goto done;
-    TRY(doc_new(&d, &from, s->feed.slice, s->n_setting, e));
+    *anew = false;
+    TRY(doc_new(&d, from, s->feed.slice, s->n_setting, e));
     TRY(mem_grow(&s->docs, &s->cap_doc, (size_t)s->n_doc + 1, sizeof *s->docs, e));
-    if (bad.code != OK) {
-        d->failure = bad;
+    d->turn = t;
+    if (bad->code != OK) {
+        d->failure = *bad;
         d->ended = true;
     } else {
         TRY(open_tracks(s, d, e));
         TRY(doc_reader_begin(&s->reader, s->feed.corpus, d, e));
     }
+    TRY(restore(s, d, anew, e));
+    if (*anew) goto done;
+    deal_locate(s->deal, t, d->slice, d->offset, bytes_read(s));
     s->docs[s->n_doc++] = d;
     d = NULL;
 done:
+    if (d != NULL && d == s->reader.doc) s->reader.doc = NULL;
     doc_free(d);
+    return st;
+}
+
+/* Opens the next document that is this device's to do. *none: there is none for now. */
+static enum status open_next(struct scorer *s, bool wait, bool *none, struct err *e) {
+    enum status st = OK;
+    struct deal_doc *t = NULL;
+    for (bool end = true, anew = false; end || anew;) {
+        struct corpus_doc from = {0};
+        struct err bad = {.code = OK}, why = {.code = OK};
+        if (!anew) TRY(deal_claim(s->deal, s->worker, wait, &t, e));
+        anew = false;
+        *none = t == NULL;
+        if (*none) goto done;
+        end = false;
+        st = reach(s, t, &from, &end, &bad, &why);
+        if (st == OK && !end) st = open_document(s, t, &from, &bad, &anew, &why);
+        if (st == E_NOINPUT) { // what is wrong with one part's inputs is not the others' fault
+            deal_break(s->deal, t, &why);
+            end = true;
+            st = OK;
+        } else if (st != OK) {
+            const enum status back = deal_return(s->deal, t, NULL, NULL);
+            FAIL(e, back != OK ? back : st, "%s", why.msg);
+        } else if (end) {
+            deal_end(s->deal, t);
+        }
+    }
+done:
     return st;
 }
 
@@ -136,13 +223,13 @@ done:
     return st;
 }
 
-static enum status fill_span(struct scorer *s, bool *end, struct err *e) {
+static enum status fill_span(struct scorer *s, struct err *e) {
     enum status st = OK;
-    *end = false;
     while (span_room(s->span) >= s->n_setting) {
         if (s->reader.doc == NULL) {
-            TRY(open_next(s, end, e));
-            if (*end) break;
+            bool none = false;
+            TRY(open_next(s, s->n_doc == 0, &none, e));
+            if (none) break;
             if (s->docs[s->n_doc - 1]->failure.code != OK) {
                 if (s->n_doc * s->n_setting >= SCORE_TRACKS_MOST) break;
                 continue;
@@ -170,7 +257,7 @@ static enum status emit_block(struct scorer *s, struct doc *d, int64_t n, struct
                              &s->line);
         }
         TRY(sbuf_status(&s->line, e));
-        TRY(s->out->add_open(s->out->ctx, s->line.s, s->line.n, e));
+        TRY(deal_tokens(s->deal, d->turn, s->line.s, s->line.n, e));
     }
 done:
     return st;
@@ -197,8 +284,8 @@ static enum status add_entry(struct scorer *s, struct doc *d, int32_t id, const 
         }
         num_sum_add(&t->sum, x);
         t->n_scored++;
-        num_sum_add(&s->totals.sum, x);
-        s->totals.num_scored++;
+        s->count.sum_logprob += x;
+        s->count.num_scored++;
     }
     d->n_entries++;
     if (d->n_entries % DOC_BLOCK == 0) TRY(emit_block(s, d, DOC_BLOCK, e));
@@ -222,7 +309,7 @@ static void warn_length(struct scorer *s, const struct doc *d) {
                  "setting %s: %s is longer than the %lld tokens the model was trained at; dense "
                  "attention goes on, with worse predictions",
                  s->cfg.man->settings[i].name, d->source, (long long)n_ctx);
-        if (s->cfg.note != NULL) s->cfg.note(s->cfg.ctx, RUN_WARNING, text);
+        deal_note(s->deal, RUN_WARNING, text);
     }
 }
 
@@ -231,12 +318,13 @@ static enum status account(struct scorer *s, const struct score_piece *p, struct
     struct doc *d = p->doc;
     const double *logp = span_logp(s->span) + p->row;
     const int32_t *ids = span_targets(s->span) + p->row;
+    s->count = (struct deal_count){.tokens = p->n * s->n_setting};
     TRY(first_entry(s, d, p->first_id, e));
     for (int64_t k = 0; k < p->n && d->failure.code == OK; k++) {
         TRY(add_entry(s, d, ids[k], logp + k, p->n, e)); // setting i's rows follow setting i - 1's
     }
     d->n_done += p->n;
-    s->totals.tokens += p->n * s->n_setting;
+    deal_count(s->deal, d->turn, &s->count);
     warn_length(s, d);
 done:
     return st;
@@ -244,29 +332,24 @@ done:
 
 static enum status finish_document(struct scorer *s, struct doc *d, struct err *e) {
     enum status st = OK;
-    s->mark.documents++;
-    s->totals.documents++;
-    sbuf_clear(&s->line);
-    if (d->failure.code != OK) {
-        s->mark.failed++;
-        s->totals.failed++;
-        TRY(s->out->drop_document(s->out->ctx, e));
-        for (int i = 0; i < s->n_setting; i++)
-            doc_print_error(d, &s->cfg.man->settings[i], &s->line);
-        TRY(sbuf_status(&s->line, e));
-        TRY(s->out->add(s->out->ctx, LEDGER_ERRORS, s->line.s, s->line.n, e));
-        goto done;
-    }
-    TRY(emit_block(s, d, d->n_entries % DOC_BLOCK, e));
-    s->out->close_document(s->out->ctx);
+    struct deal_result r = {.failed = d->failure.code != OK};
+    if (!r.failed) TRY(emit_block(s, d, d->n_entries % DOC_BLOCK, e));
     sbuf_clear(&s->line);
     for (int i = 0; i < s->n_setting; i++) {
-        doc_print_result(d, &s->cfg.man->settings[i], &d->tracks[i], &s->cfg.labels, &s->line);
+        const struct man_setting *c = &s->cfg.man->settings[i];
+        if (r.failed) {
+            doc_print_error(d, c, &s->line);
+        } else {
+            doc_print_result(d, c, &d->tracks[i], &s->cfg.labels, &s->line);
+        }
     }
     TRY(sbuf_status(&s->line, e));
-    TRY(s->out->add(s->out->ctx, LEDGER_RESULTS, s->line.s, s->line.n, e));
-    s->mark.rows += s->n_setting;
-    s->mark.tokens += d->n_tok * s->n_setting;
+    r.lines = s->line.s;
+    r.n = s->line.n;
+    r.rows = s->n_setting;
+    r.n_tok = d->n_tok * s->n_setting;
+    TRY(deal_finish(s->deal, d->turn, &r, e));
+    d->turn = NULL;
 done:
     return st;
 }
@@ -293,64 +376,83 @@ static enum status emit(struct scorer *s, const struct doc *until, struct err *e
     return st;
 }
 
-/* ---- committing ---- */
+/* ---- saving ---- */
 
-// Where a run would have to go on if this one ended now.
-static enum status locate(struct scorer *s, struct err *e) {
-    enum status st = OK;
-    bool end = false;
-    if (s->n_doc == 0) TRY(open_next(s, &end, e));
-    s->mark.slice = s->n_doc > 0 ? s->docs[0]->slice : s->feed.part->n_slice;
-    s->mark.offset = s->n_doc > 0 ? s->docs[0]->offset : 0;
-done:
-    return st;
+// The one whose results are partly in: there is one at most, and it was claimed first.
+static struct doc *middle(const struct scorer *s) {
+    struct doc *d = s->n_doc > 0 ? s->docs[0] : NULL;
+    return d != NULL && d->n_done > 0 && d->failure.code == OK ? d : NULL;
 }
 
-static enum status commit(struct scorer *s, bool with_state, struct err *e) {
+static enum status save_middle(void *ctx, struct sbuf *out, struct err *e) {
+    struct scorer *s = ctx;
+    return score_save(s, middle(s), out, e);
+}
+
+static enum status settle(struct scorer *s, struct err *e) {
+    const struct doc *d = middle(s), *last = s->n_doc > 0 ? s->docs[s->n_doc - 1] : NULL;
+    const struct deal_hand h = {.worker = s->worker,
+                                .middle = d != NULL ? d->turn : NULL,
+                                .save = save_middle,
+                                .ctx = s,
+                                .reading = last != NULL ? last->turn : NULL,
+                                .bytes = bytes_read(s),
+                                .source = s->n_doc > 0 ? s->docs[0]->source : NULL,
+                                .dev = s->cfg.mo->dev};
+    return deal_settle(s->deal, &h, e);
+}
+
+/* What is in hand goes back, a middle with its state when `save`; the span is empty afterwards. */
+static enum status give_back(struct scorer *s, bool save, struct err *e) {
     enum status st = OK;
     struct sbuf state;
     sbuf_init(&state);
-    TRY(locate(s, e));
-    const struct doc *d = s->n_doc > 0 ? s->docs[0] : NULL;
-    if (with_state && d != NULL && d->n_done > 0 && d->failure.code == OK)
-        TRY(score_save(s, d, &state, e));
-    TRY(s->out->commit(s->out->ctx, &s->mark, state.s, state.n, e));
-    part_committed(&s->clock, &s->mark, state.n > 0 || d == NULL || d->n_done == 0);
-done:
+    struct doc *d = middle(s);
+    if (save && d != NULL) st = score_save(s, d, &state, e);
+    for (int i = 0; i < s->n_doc; i++) {
+        const bool with = s->docs[i] == d && save && st == OK;
+        if (s->docs[i]->turn != NULL) {
+            const enum status one =
+                deal_return(s->deal, s->docs[i]->turn, with ? &state : NULL, st == OK ? e : NULL);
+            if (st == OK) st = one;
+        }
+        doc_free(s->docs[i]);
+    }
+    s->n_doc = s->n_piece = 0;
+    s->reader.doc = NULL;
+    s->serial = 0;
+    span_clear(s->span);
     sbuf_fini(&state);
     return st;
 }
 
-static enum status commit_if_due(struct scorer *s, struct err *e) {
-    bool with_state = false;
-    const bool middle = s->n_doc > 0 && s->docs[0]->n_done > 0;
-    const bool due = part_commit_due(&s->clock, &s->cfg, s->out, &s->mark, middle, &with_state);
-    return due ? commit(s, with_state, e) : OK;
-}
+/* ---- the work ---- */
 
-// Gives up the span in hand: back to where the last one ended, and save that.
-static enum status stop_here(struct scorer *s, struct err *e) {
+/* Fewer rows at once from now on: what the failed span held is claimed again. */
+static enum status shrink(struct scorer *s, const struct err *why, struct err *e) {
     enum status st = OK;
-    const int keep = s->n_doc > 0 ? 1 : 0; // the first is where to go on, in its middle or not
-    for (int i = keep; i < s->n_doc; i++) doc_free(s->docs[i]);
-    s->n_doc = keep;
-    struct err why = {0};
-    st = commit(s, true, &why);
-    if (st != OK) return err_fail(e, st, "%s", why.msg);
-    return err_fail(e, E_CANCEL, "stopped on request");
+    char text[640];
+    if (s->n_row / 2 < SCORE_ROWS_LEAST || s->n_row / 2 < s->n_setting) {
+        FAIL(e, E_NOMEM, "%s", why->msg);
+    }
+    s->n_row /= 2;
+    snprintf(text, sizeof text, "%s: out of memory: goes on with spans of %lld rows (%s)",
+             dev_describe(s->cfg.mo->dev), (long long)s->n_row, why->msg);
+    deal_note(s->deal, RUN_INFO, text);
+    TRY(give_back(s, true, e));
+    span_close(s->span);
+    s->span = NULL;
+    TRY(open_span(s, e));
+done:
+    return st;
 }
-
-static int64_t bytes_read(const struct scorer *s) {
-    return part_feed_bytes(&s->feed, s->reader.doc, s->reader.text_pos);
-}
-
-/* ---- the part ---- */
 
 static enum status run_span(struct scorer *s, struct err *e) {
     enum status st = OK;
-    struct err why = {0};
+    struct err why = {.code = OK};
     st = span_run(s->span, &s->cfg.stop, &why);
-    if (st == E_CANCEL) return stop_here(s, e);
+    if (st == E_CANCEL) return OK; // asked again by the loop
+    if (st == E_NOMEM) return shrink(s, &why, e);
     if (st != OK) return err_fail(e, st, "%s", why.msg);
     for (int i = 0; i < s->n_piece; i++) {
         TRY(emit(s, s->pieces[i].doc, e)); // those before it, so that lines stay in document order
@@ -363,56 +465,30 @@ done:
     return st;
 }
 
-static enum status begin(struct scorer *s, const struct ledger_mark *mark, const struct sbuf *state,
-                         struct err *e) {
+// Where to go on has to be known, even if nothing is in hand.
+static enum status stop_here(struct scorer *s, struct err *e) {
     enum status st = OK;
-    s->mark = *mark;
-    part_clock_start(&s->clock, mark);
-    if (state != NULL && state->n > 0) {
-        bool end = false;
-        TRY(open_next(s, &end, e));
-        if (s->n_doc == 0) FAIL(e, E_IO, "the document of a checkpoint is no longer there");
-        struct err why = {0};
-        st = score_restore(s, s->docs[0], state, &why);
-        if (st == E_FORMAT) { // an optimisation: its loss costs time and nothing else
-            st = OK;
-            char text[640];
-            snprintf(text, sizeof text, "%s: checkpoint not used: %s", s->docs[0]->source, why.msg);
-            if (s->cfg.note != NULL) s->cfg.note(s->cfg.ctx, RUN_WARNING, text);
-            TRY(s->out->drop_document(s->out->ctx, e));
-            drop_documents(s);
-            part_feed_begin(&s->feed, s->feed.plan, s->feed.part, mark);
-        } else if (st != OK) {
-            st = err_fail(e, st, "%s", why.msg);
-        }
-    }
+    bool none = false;
+    if (s->n_doc == 0) TRY(open_next(s, false, &none, e));
+    TRY(give_back(s, true, e));
 done:
     return st;
 }
 
-enum status score_part(struct scorer *s, const struct plan *plan, const struct plan_part *part,
-                       const struct part_out *out, struct ledger_mark *mark, struct sbuf *state,
-                       struct err *e) {
+enum status score_work(struct scorer *s, struct err *e) {
     enum status st = OK;
-    bool end = false;
-    s->out = out;
-    part_feed_begin(&s->feed, plan, part, mark);
-    TRY(begin(s, mark, state, e));
-    if (state != NULL) sbuf_fini(state);
-    s->totals.part_bytes = s->totals.part_begun = bytes_read(s);
-    while (!end || s->n_doc > 0) {
-        if (s->cfg.stop.asked != NULL && s->cfg.stop.asked(s->cfg.stop.ctx)) TRY(stop_here(s, e));
-        TRY(fill_span(s, &end, e));
-        TRY(run_span(s, e));
-        s->totals.part_bytes = bytes_read(s);
-        if (s->cfg.progress != NULL) {
-            s->cfg.progress(s->cfg.ctx, &s->totals, s->n_doc > 0 ? s->docs[0]->source : NULL);
+    do {
+        TRY(fill_span(s, e));
+        if (s->n_doc == 0) {
+            if (!s->cfg.stop.asked(s->cfg.stop.ctx)) break; // nothing is left
+        } else if (!s->cfg.stop.asked(s->cfg.stop.ctx)) {
+            TRY(settle(s, e));
+            TRY(run_span(s, e));
+            if (s->n_doc == 0) TRY(settle(s, e));
         }
-        TRY(commit_if_due(s, e));
-    }
-    TRY(commit(s, false, e));
+    } while (!s->cfg.stop.asked(s->cfg.stop.ctx));
+    if (s->cfg.stop.asked(s->cfg.stop.ctx)) TRY(stop_here(s, e));
 done:
-    *mark = s->mark;
-    drop_documents(s);
+    if (st != OK && s->span != NULL) (void)give_back(s, false, NULL);
     return st;
 }

@@ -4,8 +4,9 @@
 
 #include "jobs/score.h"
 
-/* Documents in flight x settings: bounds memory when documents are tiny or bad. */
-enum { SCORE_TRACKS_MOST = 4096 };
+/* Documents in flight x settings: bounds memory when documents are tiny or bad. Spans of fewer rows are not
+ * tried where memory is short. */
+enum { SCORE_TRACKS_MOST = 4096, SCORE_ROWS_LEAST = 16 };
 
 /* Rows of one document in the span: n rows a setting, setting by setting from `row` on. */
 struct score_piece {
@@ -21,21 +22,22 @@ struct scorer {
     bool exact;        /* the oracle computes in double: nothing is rounded to float32 */
     struct span *span; /* owned */
     struct doc_reader reader;
-    struct sbuf line; /* scratch */
-    struct part_totals totals;
+    struct sbuf line;        /* scratch */
+    struct deal *deal;       /* borrowed */
+    int worker;              /* its number there */
+    int64_t n_row;           /* of a span */
+    struct deal_count count; /* of the piece being accounted */
 
     struct part_feed feed;
-    const struct part_out *out; /* borrowed */
+    int64_t serial, next; /* whose documents it reads, and which comes next */
 
-    struct doc **docs; /* owned [n_doc]: opened and not yet emitted, in input order */
+    struct doc **docs; /* owned [n_doc]: opened and not yet finished, as they were claimed */
     int n_doc;
     size_t cap_doc;
     struct score_piece *pieces; /* owned [n_piece] */
     int n_piece;
     size_t cap_piece;
 
-    struct ledger_mark mark;
-    struct part_clock clock;
     bool warned_length;
 };
 

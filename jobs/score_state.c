@@ -127,7 +127,8 @@ enum status score_restore(struct scorer *s, struct doc *d, const struct sbuf *st
     TRY(skip_scored(s, d, n_done, block, n_block, e));
     d->n_fed = d->n_done = n_done;
     d->n_entries = n_entries;
-    s->totals.tokens_resumed += n_done * s->n_setting;
+    const struct deal_count taken = {.tokens = n_done * s->n_setting, .resumed = true};
+    deal_count(s->deal, d->turn, &taken);
 done:
     sbuf_fini(&head);
     return st;

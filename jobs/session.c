@@ -1,7 +1,6 @@
 #include "jobs/session.h"
 
 #include "base/cpu.h"
-#include "base/num.h"
 #include "base/suggest.h"
 #include "jobs/gen.h"
 
@@ -101,8 +100,8 @@ int64_t session_stream_bytes(const struct session *s, int n, int64_t n_tok) {
         const struct vis_rule rule = part_rule(&s->man->settings[i]);
         const struct stream_size size = {
             .arch = model_arch(s->model),
-            .classes = s->mo->classes,
-            .class_of_layer = s->mo->class_of_layer,
+            .classes = s->devs[0].mo->classes,
+            .class_of_layer = s->devs[0].mo->class_of_layer,
             .rule = &rule,
             .n_tok = n_tok,
             .window = s->ask.how.penalty_alpha > 0 ? s->ask.how.contrastive_window : 0,
@@ -162,61 +161,17 @@ done:
     return st;
 }
 
-// cuda and cuda:N are one GPU each. A list is understood, and not served yet.
-static enum status open_gpu(struct session *s, const char *want, const struct dev_config *c,
-                            struct err *e) {
-    int64_t ordinal = 0;
-    enum status st = OK;
-    if (strchr(want, ',') != NULL) {
-        FAIL(
-            e, E_DEVICE,
-            "--devices %s: one run does not use several devices yet; start one run per device, for "
-            "example --devices cuda:0 --shard 0/2 and --devices cuda:1 --shard 1/2",
-            want);
-    }
-    if (strcmp(want, "auto") != 0 && strcmp(want, "cuda") != 0 &&
-        (strncmp(want, "cuda:", 5) != 0 || !num_parse_int(want + 5, INT32_MAX, &ordinal))) {
-        FAIL(e, E_ARG, "--devices %s: must be auto, cpu, cuda, cuda:0,1 or cpu,cuda", want);
-    }
-    st = dev_open_cuda(&s->dev, (int)ordinal, c, e);
-    if (st != OK) {
-        if (e != NULL) e->code = E_DEVICE;
-        st = E_DEVICE;
-        err_prefix(e, "--devices %s: ", want);
-    }
-done:
-    return st;
-}
-
-// The CPU, until the GPU backend has been seen on a GPU; the person is told what else there is.
-static enum status open_any(struct session *s, const struct dev_config *c, struct err *e) {
-    const struct run_hooks *h = &s->o->hooks;
-    if (dev_cuda_count() > 0 && h->note != NULL) {
-        h->note(h->ctx, RUN_INFO, "runs on the CPU; --devices cuda takes the GPU");
-    }
-    return dev_open_cpu(&s->dev, c, e);
-}
-
 enum status session_start(struct session *s, struct err *e) {
     enum status st = OK;
-    const char *want = s->o->devices != NULL ? s->o->devices : "auto";
-    const struct dev_config c = {
-        .n_thread = s->o->n_thread, .isa = s->o->isa, .compute = s->compute, .int8 = s->int8};
-    if (strcmp(want, "ref") == 0) {
-        TRY(dev_open_ref(&s->dev, &c, e));
-    } else if (strcmp(want, "cpu") == 0) {
-        TRY(dev_open_cpu(&s->dev, &c, e));
-    } else if (strcmp(want, "auto") == 0) {
-        TRY(open_any(s, &c, e));
-    } else {
-        TRY(open_gpu(s, want, &c, e));
-    }
-    TRY(model_on_open(&s->mo, s->model, s->dev, e));
-    if (s->man->job == MAN_GENERATE && strcmp(dev_kind(s->dev), "ref") != 0) {
-        struct dev_config steps = c;
-        steps.purpose = DEV_STEPS;
-        if (strcmp(dev_kind(s->dev), "cuda") == 0)
-            TRY(dev_open_cuda(&s->step_dev, dev_ordinal(s->dev), &steps, e));
+    TRY(session_open_devices(s, e));
+    if (s->man->job == MAN_GENERATE && strcmp(dev_kind(s->devs[0].dev), "ref") != 0) {
+        const struct dev_config steps = {.n_thread = s->o->n_thread,
+                                         .isa = s->o->isa,
+                                         .compute = s->compute,
+                                         .purpose = DEV_STEPS,
+                                         .int8 = s->int8};
+        if (strcmp(dev_kind(s->devs[0].dev), "cuda") == 0)
+            TRY(dev_open_cuda(&s->step_dev, dev_ordinal(s->devs[0].dev), &steps, e));
         else
             TRY(dev_open_cpu(&s->step_dev, &steps, e));
         TRY(model_on_open(&s->step_mo, s->model, s->step_dev, e));
@@ -232,8 +187,10 @@ void session_close(struct session *s) {
     }
     model_on_close(s->step_mo);
     dev_close(s->step_dev);
-    model_on_close(s->mo);
-    dev_close(s->dev);
+    for (int i = 0; i < s->n_dev; i++) {
+        model_on_close(s->devs[i].mo);
+        dev_close(s->devs[i].dev);
+    }
     gen_ask_fini(&s->ask);
     tok_close(s->tok);
     model_close(s->model);
@@ -287,16 +244,17 @@ enum status session_print_job(const struct session *s, struct sbuf *out, struct 
     return st != OK ? st : sbuf_status(out, e);
 }
 
-void session_part_config(const struct session *s, struct part_config *c) {
+void session_part_config(const struct session *s, int i, struct part_config *c) {
     memset(c, 0, sizeof *c);
     c->man = s->man;
-    c->mo = s->mo;
-    c->step_mo = s->step_mo != NULL ? s->step_mo : s->mo;
+    c->plan = s->plan;
+    c->mo = s->devs[i].mo;
+    c->step_mo = s->step_mo != NULL ? s->step_mo : c->mo;
     c->tok = s->tok;
     c->add_bos = s->add_bos;
-    c->labels = (struct doc_labels){.dtype = session_dtype(s), .device = dev_kind(s->dev)};
+    c->labels = (struct doc_labels){.dtype = session_dtype(s), .device = dev_kind(s->devs[i].dev)};
     c->model_identity = model_identity(s->model);
-    c->n_row = s->n_row;
+    c->n_row = s->devs[i].n_row;
     c->commit_s = 1;
     c->checkpoint_s = s->o->checkpoint_s > 0 ? s->o->checkpoint_s : 120;
     c->stop_save_s = s->o->stop_save_s > 0 ? s->o->stop_save_s : 4;

@@ -6,7 +6,19 @@
 #include "jobs/gen_ask.h"
 #include "jobs/part.h"
 
-enum { SESSION_ROWS = 2048 }; /* rows of a span where the manifest does not say */
+enum {
+    SESSION_ROWS = 2048, /* rows of a span where the manifest does not say */
+    SESSION_DEVICES = 32 /* at most in one run */
+};
+
+/* A device, with the model on it. */
+struct session_dev {
+    char name[32]; /* "cpu", "cuda:1" */
+    struct dev *dev;
+    struct model_on *mo;
+    int64_t n_row;                   /* of its spans: no more than it has free memory for */
+    int64_t free_bytes, total_bytes; /* as it was opened; total 0: not known */
+};
 
 struct session {
     const struct manifest *man;  /* borrowed */
@@ -14,8 +26,8 @@ struct session {
     struct plan *plan;           /* owned, as everything below */
     struct model *model;
     struct tok *tok; /* NULL when no input is text */
-    struct dev *dev;
-    struct model_on *mo;
+    struct session_dev devs[SESSION_DEVICES];
+    int n_dev;
     /* Of a generate job on a CPU: a handle for steps, and the model on it. Else NULL. */
     struct dev *step_dev;
     struct model_on *step_mo;
@@ -41,7 +53,8 @@ enum status session_fixed_dtype(const struct manifest *man, const char *dir, boo
                                 char dtype[16], struct err *e) WARN_UNUSED;
 /* Bytes that n streams of a generate job take, each with n_tok tokens at most. */
 int64_t session_stream_bytes(const struct session *s, int n, int64_t n_tok);
-/* Opens the device and binds the model to it. Errors: E_DEVICE. */
+/* Opens the devices and binds the model to them. Errors: E_DEVICE, with what to do; E_ARG; E_UNSUPPORTED
+ * (several devices, and a job that uses one). */
 enum status session_start(struct session *s, struct err *e) WARN_UNUSED;
 void session_close(struct session *s);
 /* What "auto" becomes for a model. */
@@ -52,8 +65,17 @@ bool session_auto_int8(const struct model *m);
 const char *session_dtype(const struct session *s);
 /* The job as identity: what must be the same for results to belong together (ledger.h). */
 enum status session_print_job(const struct session *s, struct sbuf *out, struct err *e) WARN_UNUSED;
-/* Fills what a scorer needs; the hooks are the caller's. */
-void session_part_config(const struct session *s, struct part_config *c);
+/* Of a run, and of `plan`: the devices alone (session_devs.c). */
+enum status session_open_devices(struct session *s, struct err *e) WARN_UNUSED;
+/* Bytes that scoring takes on a device with spans of n_row rows, and of them the caches and the span. The
+ * weights are at least the layer at work and the head, as operands. */
+struct session_bytes {
+    int64_t weights, cache, span;
+};
+void session_device_bytes(const struct session *s, int64_t n_row, int64_t longest,
+                          struct session_bytes *out);
+/* Fills what a worker on device i needs; the hooks are the caller's. */
+void session_part_config(const struct session *s, int i, struct part_config *c);
 /* Copies standard input to a file in `dir` when the plan has it as an input. */
 enum status session_spool_stdin(struct session *s, const char *dir, struct err *e) WARN_UNUSED;
 

@@ -31,6 +31,11 @@ void dev_close(struct dev *d) {
     if (d != NULL) d->ops->close(d);
 }
 
+struct dev_memory dev_memory(struct dev *d) {
+    if (d->ops->memory != NULL) return d->ops->memory(d);
+    return (struct dev_memory){.free_bytes = cpu_memory_bytes()};
+}
+
 const char *dev_kind(const struct dev *d) {
     return d->ops->kind;
 }
@@ -49,10 +54,6 @@ enum dtype dev_kv_dtype(const struct dev *d) {
 
 bool dev_makes(const struct dev *d) {
     return d->ops->makes;
-}
-
-int64_t dev_memory_left(const struct dev *d) {
-    return d->ops->memory_left != NULL ? d->ops->memory_left(d) : cpu_memory_bytes();
 }
 
 enum status dev_sync(struct dev *d, struct err *e) {

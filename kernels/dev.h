@@ -66,8 +66,11 @@ const char *dev_describe(const struct dev *d); /* for people: "cpu avx512 bf16, 
 int dev_ordinal(const struct dev *d);          /* of a GPU, as it was opened; else 0 */
 enum dtype dev_kv_dtype(const struct dev *d);  /* element type of BUF_KV buffers */
 
-/* Bytes of memory that the device still has to give. */
-int64_t dev_memory_left(const struct dev *d);
+/* Memory that buffers and weights can be taken from now; total_bytes 0: not known. The device need not be idle. */
+struct dev_memory {
+    int64_t free_bytes, total_bytes;
+};
+struct dev_memory dev_memory(struct dev *d);
 
 /* Waits for everything in both queues; reports and clears the sticky error ("attend: ..."). */
 enum status dev_sync(struct dev *d, struct err *e) WARN_UNUSED;

@@ -36,14 +36,14 @@ struct dev_replay {
     void *state;     /* owned by the backend */
 };
 
-/* One per backend; static const; every entry but `memory_left` (then it is the host's), `measure`, `mlp`
- * and those of `replay` is there. */
+/* One per backend; static const; every entry but `memory` (then it is the host's), `measure`, `mlp` and those
+ * of `replay` is there. */
 struct dev_ops {
     const char *kind;
     bool makes; /* made-up weights */
-    int64_t (*memory_left)(const struct dev *d);
     void (*close)(struct dev *d);
-    void (*sync)(struct dev *d); /* waits; failures through dev_fail */
+    void (*sync)(struct dev *d);                /* waits; failures through dev_fail */
+    struct dev_memory (*memory)(struct dev *d); /* optional: else it is the host's */
     void (*times)(const struct dev *d, double seconds[DEV_STAGE_COUNT]);
     enum status (*measure)(struct dev *d, double seconds, struct dev_peaks *out, struct err *e);
 

@@ -44,6 +44,16 @@ static void event_wait(struct dev *dev, enum dev_queue q, const struct dev_event
     CUDA_OK(d, cudaStreamWaitEvent(queue(d, q), ev->state, 0));
 }
 
+static struct dev_memory memory(struct dev *dev) {
+    const struct cuda_dev *d = cuda_of(dev);
+    size_t left = 0, all = 0;
+    if (cudaSetDevice(d->ordinal) != cudaSuccess || cudaMemGetInfo(&left, &all) != cudaSuccess) {
+        cudaGetLastError();
+        left = all = 0;
+    }
+    return (struct dev_memory){(int64_t)left, (int64_t)all};
+}
+
 // ---- closing
 
 static void close_blas(struct cuda_dev *d) {
@@ -79,21 +89,12 @@ static void cuda_close(struct dev *dev) {
     mem_free(d);
 }
 
-static int64_t memory_left(const struct dev *dev) {
-    size_t left = 0, all = 0;
-    if (cudaSetDevice(((const struct cuda_dev *)dev)->ordinal) == cudaSuccess &&
-        cudaMemGetInfo(&left, &all) == cudaSuccess)
-        return (int64_t)left;
-    cudaGetLastError();
-    return 0;
-}
-
 static const struct dev_ops cuda_ops = {
     .kind = "cuda",
     .makes = true,
-    .memory_left = memory_left,
     .close = cuda_close,
     .sync = cuda_sync,
+    .memory = memory,
     .times = cuda_times,
     .measure = cuda_measure,
     .buf_alloc = cuda_buf_alloc,

@@ -395,10 +395,16 @@ JSON
         expect 69 "$BASIN" score "$MODEL" a.txt --devices cuda:3
         says "--devices cuda:3"
     fi
-    for list in cuda:0,1 cpu,cuda cuda,cuda; do # several devices: not yet
-        expect 69 "$BASIN" run job.json --devices $list
-        says "--shard"
-    done
+    if ! "$BASIN" --version | grep -q '^cuda *yes, [0-9]'; then
+        for list in cuda:0,1 cpu,cuda; do
+            expect 69 "$BASIN" run job.json --devices $list
+            says "--devices $list"
+        done
+    fi
+    expect 64 "$BASIN" run job.json --devices cpu,cpu
+    says "cpu is named twice"
+    expect 64 "$BASIN" run job.json --devices cpu,cuda:1,2,1
+    says "cuda:1 is named twice"
     [[ ! -e out/_SUCCESS ]]
 }
 

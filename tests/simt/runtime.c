@@ -1,6 +1,7 @@
 /* The stand-in of the CUDA runtime: devices, memory, lazy streams, events. See simt.h. */
 #include <cuda_runtime.h>
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -61,15 +62,52 @@ static struct {
     struct simt_counts counts;
     struct block *blocks;
     struct simt_stream *streams; // kept after their end: events may name them
-    size_t used;
-    int device;
-    cudaError_t error;
+    size_t used[4];
 } g = {.world = {.n_device = 4,
                  .driver = 13000,
                  .runtime = 13000,
                  .memory_bytes = (size_t)1 << 30,
                  .major = 9,
                  .fail_launch_after = -1}};
+
+// As in CUDA: each thread has a current device and a last error of its own.
+static __thread int current;
+static __thread cudaError_t last_error;
+
+// The devices take turns, in the order in which they came: what several threads do to them is simulated one
+// after the other, and none waits for ever.
+static struct {
+    pthread_mutex_t mu;
+    pthread_cond_t moved;
+    unsigned long next, now;
+} turn = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0};
+static __thread int depth; // of calls inside calls
+
+static int take_turn(void) {
+    if (depth++ > 0) return 0;
+    pthread_mutex_lock(&turn.mu);
+    const unsigned long mine = turn.next++;
+    while (turn.now != mine) pthread_cond_wait(&turn.moved, &turn.mu);
+    pthread_mutex_unlock(&turn.mu);
+    return 0;
+}
+
+static void end_turn(const int *unused) {
+    (void)unused;
+    if (--depth > 0) return;
+    pthread_mutex_lock(&turn.mu);
+    turn.now++;
+    pthread_cond_broadcast(&turn.moved);
+    pthread_mutex_unlock(&turn.mu);
+}
+#define IN_TURN __attribute__((cleanup(end_turn), unused)) const int in_turn = take_turn()
+
+// What a call on a device comes to.
+static cudaError_t on(int device) {
+    if ((g.world.broken >> device & 1) == 0 || g.world.broken_after >= 0) return cudaSuccess;
+    last_error = (cudaError_t)g.world.broken_error;
+    return last_error;
+}
 
 struct simt_world *simt_world(void) {
     return &g.world;
@@ -80,10 +118,15 @@ struct simt_counts *simt_counts(void) {
 }
 
 size_t simt_memory_used(void) {
-    return g.used;
+    IN_TURN;
+    return g.used[0] + g.used[1] + g.used[2] + g.used[3];
 }
 
 // ---- memory
+
+static size_t memory_of(int device) {
+    return g.world.memory_of[device] > 0 ? g.world.memory_of[device] : g.world.memory_bytes;
+}
 
 static struct block *find(const void *p, size_t n) {
     for (struct block **at = &g.blocks; *at != NULL; at = &(*at)->next) {
@@ -106,6 +149,7 @@ static void check_device(const void *p, size_t n, int device) {
 }
 
 void simt_check_global(const void *p, size_t n) {
+    IN_TURN;
     if (find(p, n) == NULL) simt_die("%zu bytes at %p are not memory that was taken", n, p);
 }
 
@@ -131,7 +175,7 @@ static void give(void *p) {
     if (b == NULL || b->p != p) simt_die("freed what was not taken");
     check_guard(b);
     g.blocks = b->next; // find() has put it in front
-    if (b->device >= 0) g.used -= b->bytes;
+    if (b->device >= 0) g.used[b->device] -= b->bytes;
     free(b->p);
     free(b);
 }
@@ -184,6 +228,7 @@ static void *keep(const void *p, size_t n) {
 }
 
 void simt_push(cudaStream_t s, void (*run)(void *), void *arg) {
+    IN_TURN;
     push(s, run, arg);
 }
 
@@ -192,20 +237,24 @@ int simt_device(cudaStream_t s) {
 }
 
 bool simt_may_launch(cudaStream_t s) {
-    if (s->device != g.device)
-        simt_die("a launch on device %d while %d is current", s->device, g.device);
+    IN_TURN;
+    if (s->device != current)
+        simt_die("a launch on device %d while %d is current", s->device, current);
+    if ((g.world.broken >> s->device & 1) != 0 && g.world.broken_after >= 0) g.world.broken_after--;
+    if (on(s->device) != cudaSuccess) return false;
     if (g.world.fail_launch_after >= 0 && g.world.fail_launch_after-- == 0) {
-        g.error = cudaErrorLaunchFailure;
+        last_error = cudaErrorLaunchFailure;
         return false;
     }
     return true;
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags) {
+    IN_TURN;
     (void)flags;
     *s = calloc(1, sizeof **s);
     if (*s == NULL) simt_die("no memory");
-    (*s)->device = g.device;
+    (*s)->device = current;
     (*s)->last = &(*s)->first;
     (*s)->next = g.streams;
     g.streams = *s;
@@ -213,35 +262,41 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags) {
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t s) {
+    IN_TURN;
     run_until(s, s->queued);
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+    IN_TURN;
     not_captured(s, "waiting");
     g.counts.waits += s->done < s->queued;
     run_until(s, s->queued);
     for (struct block *b = g.blocks; b != NULL; b = b->next) check_guard(b);
-    return cudaSuccess;
+    return on(s->device);
 }
 
 // ---- events
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags) {
+    IN_TURN;
     *e = calloc(1, sizeof **e);
     if (*e == NULL) simt_die("no memory");
-    (*e)->device = g.device;
+    (*e)->device = current;
     (*e)->timing = (flags & cudaEventDisableTiming) == 0;
     return cudaSuccess;
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t e) {
+    IN_TURN;
     free(e);
     return cudaSuccess;
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+    IN_TURN;
     not_captured(s, "an event");
+    if (on(s->device) != cudaSuccess) return on(s->device);
     if (e->device != s->device) return cudaErrorInvalidValue;
     e->stream = s;
     e->at = s->queued;
@@ -254,6 +309,7 @@ static void wait_for(void *arg) {
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags) {
+    IN_TURN;
     (void)flags;
     not_captured(s, "an event");
     if (e->stream != NULL && e->stream != s) push(s, wait_for, keep(e, sizeof *e));
@@ -261,13 +317,15 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags) {
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
-    if (e->stream == NULL) return cudaSuccess;
+    IN_TURN;
+    if (e->stream == NULL) return on(e->device);
     g.counts.waits += e->stream->done < e->at;
     run_until(e->stream, e->at);
-    return cudaSuccess;
+    return on(e->device);
 }
 
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to) {
+    IN_TURN;
     *ms = 0.001f;
     if (!from->timing || !to->timing || from->stream == NULL || to->stream == NULL)
         return cudaErrorInvalidValue;
@@ -278,6 +336,7 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to) {
 // ---- graphs
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode) {
+    IN_TURN;
     (void)mode;
     not_captured(s, "a capture");
     s->capture = calloc(1, sizeof *s->capture);
@@ -288,6 +347,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mo
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph) {
+    IN_TURN;
     if (s->capture == NULL) return cudaErrorInvalidValue;
     *graph = s->capture;
     s->capture = NULL;
@@ -304,6 +364,7 @@ cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *e, cudaGraph_t graph,
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t s) {
+    IN_TURN;
     if (!simt_may_launch(s)) return cudaGetLastError();
     g.counts.replays++;
     for (const struct op *op = e->first; op != NULL; op = op->next)
@@ -312,6 +373,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t s) {
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    IN_TURN;
     if (--graph->refs > 0) return cudaSuccess;
     for (struct simt_stream *s = g.streams; s != NULL; s = s->next) run_until(s, s->queued);
     for (struct op *op = graph->first, *next = NULL; op != NULL; op = next) {
@@ -348,6 +410,8 @@ static void move(void *arg) {
 
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, enum cudaMemcpyKind kind,
                             cudaStream_t s) {
+    IN_TURN;
+    if (on(s->device) != cudaSuccess) return on(s->device);
     struct move m = {.dst = dst, .src = src, .n = n};
     if (n == 0) return cudaSuccess;
     if (kind != cudaMemcpyDeviceToDevice) not_captured(s, "a copy to or from the host");
@@ -368,6 +432,8 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, enum cudaMemcp
 
 cudaError_t cudaMemcpyPeerAsync(void *dst, int dst_device, const void *src, int src_device,
                                 size_t n, cudaStream_t s) {
+    IN_TURN;
+    if (on(s->device) != cudaSuccess) return on(s->device);
     const struct move m = {.dst = dst, .src = src, .n = n};
     if (n == 0) return cudaSuccess;
     check_device(src, n, src_device);
@@ -378,6 +444,8 @@ cudaError_t cudaMemcpyPeerAsync(void *dst, int dst_device, const void *src, int 
 }
 
 cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t s) {
+    IN_TURN;
+    if (on(s->device) != cudaSuccess) return on(s->device);
     const struct move m = {.dst = p, .n = n, .value = value};
     check_device(p, n, s->device);
     push(s, move, keep(&m, sizeof m));
@@ -385,33 +453,39 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t s) {
 }
 
 cudaError_t cudaMallocAsync(void **p, size_t bytes, cudaStream_t s) {
-    if (s->device != g.device)
-        simt_die("memory of device %d while %d is current", s->device, g.device);
+    IN_TURN;
+    if (on(s->device) != cudaSuccess) return on(s->device);
+    if (s->device != current)
+        simt_die("memory of device %d while %d is current", s->device, current);
     not_captured(s, "taking memory");
     run_until(s, s->queued); // what was freed before can be had
-    if (bytes > g.world.memory_bytes || g.used > g.world.memory_bytes - bytes) {
-        g.error = cudaErrorMemoryAllocation;
-        return g.error;
+    const size_t most = memory_of(s->device);
+    if (bytes > most || g.used[s->device] > most - bytes) {
+        last_error = cudaErrorMemoryAllocation;
+        return last_error;
     }
     *p = take(bytes, s->device);
-    g.used += bytes;
+    g.used[s->device] += bytes;
     return cudaSuccess;
 }
 
 cudaError_t cudaFreeAsync(void *p, cudaStream_t s) {
+    IN_TURN;
     check_device(p, 1, s->device);
     not_captured(s, "giving memory back");
-    push_op(s, give, p, false);
-    return cudaSuccess;
+    push_op(s, give, p, false); // of a broken device, too: nothing of it stays
+    return on(s->device);
 }
 
 cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags) {
+    IN_TURN;
     (void)flags;
     *p = take(bytes, -1);
     return cudaSuccess;
 }
 
 cudaError_t cudaFreeHost(void *p) {
+    IN_TURN;
     for (struct simt_stream *s = g.streams; s != NULL; s = s->next) run_until(s, s->queued);
     give(p);
     return cudaSuccess;
@@ -427,14 +501,16 @@ const char *cudaGetErrorString(cudaError_t e) {
     case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient";
     case cudaErrorNoDevice: return "no CUDA-capable device is detected";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
+    case cudaErrorECCUncorrectable: return "uncorrectable ECC error encountered";
     case cudaErrorLaunchFailure: return "unspecified launch failure";
+    case cudaErrorUnknown: return "unknown error";
     }
     return "unknown error";
 }
 
 cudaError_t cudaGetLastError(void) {
-    const cudaError_t e = g.error;
-    g.error = cudaSuccess;
+    const cudaError_t e = last_error;
+    last_error = cudaSuccess;
     return e;
 }
 
@@ -461,7 +537,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device) {
     *p = (struct cudaDeviceProp){.major = g.world.major,
                                  .minor = g.world.minor,
                                  .multiProcessorCount = 4,
-                                 .totalGlobalMem = g.world.memory_bytes,
+                                 .totalGlobalMem = memory_of(device),
                                  .sharedMemPerBlockOptin = 227 * 1024};
     snprintf(p->name, sizeof p->name, "simulated %d", device);
     return cudaSuccess;
@@ -469,14 +545,15 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device) {
 
 cudaError_t cudaSetDevice(int device) {
     if (device < 0 || device >= g.world.n_device) return cudaErrorInvalidDevice;
-    g.device = device;
+    current = device;
     return cudaSuccess;
 }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total) {
-    *total = g.world.memory_bytes;
-    *free_bytes = *total > g.used ? *total - g.used : 0;
-    return cudaSuccess;
+    IN_TURN;
+    *total = memory_of(current);
+    *free_bytes = *total > g.used[current] ? *total - g.used[current] : 0;
+    return on(current);
 }
 
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t *pool, int device) {

@@ -10,6 +10,8 @@
  *   1     in descending order, asynchronous copies at once
  *   2, 3  threads in random order, copies late and at once
  *
+ * Several threads may use them: they take turns, call by call.
+ *
  * Streams are lazy: what is queued runs when somebody waits for it, so that a missing wait shows; but rows from
  * other devices come to device 1 at once, and device 3 does everything at once. Memory is
  * filled with NaN when it is taken and guarded behind its end (by ASan where that is on). */
@@ -31,6 +33,10 @@ struct simt_world {
     int major, minor;      /* compute capability */
     int fail_launch_after; /* launches until one fails, < 0: never */
     int no_blas;           /* the cuBLAS library cannot be loaded */
+    size_t memory_of[4];   /* of one device; 0: memory_bytes */
+    unsigned broken;       /* the devices, a bit each, that fail for good ... */
+    int broken_after;      /* ... after so many launches on them; < 0: have failed ... */
+    int broken_error;      /* ... and what every call on them comes to from then on */
 };
 struct simt_world *simt_world(void);
 
