@@ -47,8 +47,8 @@ LOOP(int8_512, INT8, "avx512f")
 #define INT8_Y(r) "%{vex%} vpdpbusd %%ymm13, %%ymm12, %%ymm" #r "\n\t"
 #define LOOP_Y(name, op)                                                                           \
     static void name(int64_t n) {                                                                  \
-        __asm__ volatile(TWELVE(ZERO_Y) ZERO_Y(12) ZERO_Y(13) "1:\n\t" TWELVE(                     \
-                             op) "dec %0\n\tjnz 1b\n\tvzeroupper"                                  \
+        __asm__ volatile(TWELVE(ZERO_Y) ZERO_Y(12)                                                 \
+                             ZERO_Y(13) "1:\n\t" TWELVE(op) "dec %0\n\tjnz 1b\n\tvzeroupper"       \
                          : "+r"(n)                                                                 \
                          :                                                                         \
                          : "cc", CLOBBER);                                                         \
