@@ -78,16 +78,19 @@ static void test_elements(void **state) {
 
 // Plain, a fused tensor in groups, one stored the other way round, and tables of both kinds.
 static const char *const configs[] = {
-    "{\"model_type\":\"llama\",\"hidden_act\":\"silu\",\"hidden_size\":32,\"intermediate_size\":72,"
-    "\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":99,"
-    "\"max_position_embeddings\":512,\"rms_norm_eps\":1e-5,\"tie_word_embeddings\":true}",
-    "{\"model_type\":\"falcon\",\"hidden_size\":48,\"num_attention_heads\":3,\"num_hidden_layers\":"
-    "2,"
-    "\"num_kv_heads\":3,\"vocab_size\":99,\"max_position_embeddings\":512,"
-    "\"layer_norm_epsilon\":1e-5,\"multi_query\":true,\"parallel_attn\":true,\"bias\":false,"
-    "\"alibi\":false,\"new_decoder_architecture\":true}",
-    "{\"model_type\":\"gpt2\",\"n_embd\":32,\"n_head\":2,\"n_layer\":2,\"n_positions\":256,"
-    "\"vocab_size\":99,\"layer_norm_epsilon\":1e-5,\"activation_function\":\"gelu_new\"}",
+    ("{\"model_type\":\"llama\",\"hidden_act\":\"silu\",\"hidden_size\":32,\"intermediate_size\":"
+     "72,"
+     "\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":"
+     "99,"
+     "\"max_position_embeddings\":512,\"rms_norm_eps\":1e-5,\"tie_word_embeddings\":true}"),
+    ("{\"model_type\":\"falcon\",\"hidden_size\":48,\"num_attention_heads\":3,\"num_hidden_"
+     "layers\":"
+     "2,"
+     "\"num_kv_heads\":3,\"vocab_size\":99,\"max_position_embeddings\":512,"
+     "\"layer_norm_epsilon\":1e-5,\"multi_query\":true,\"parallel_attn\":true,\"bias\":false,"
+     "\"alibi\":false,\"new_decoder_architecture\":true}"),
+    ("{\"model_type\":\"gpt2\",\"n_embd\":32,\"n_head\":2,\"n_layer\":2,\"n_positions\":256,"
+     "\"vocab_size\":99,\"layer_norm_epsilon\":1e-5,\"activation_function\":\"gelu_new\"}"),
 };
 
 static void score_made(const char *config, struct dev *d, bool filled, double *nll) {
