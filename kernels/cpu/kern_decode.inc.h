@@ -217,6 +217,8 @@ ALWAYS void block_ints(const struct cpu_form f, const int m, const struct block_
     for (int r = 0; r < m; r++) s[r] = i_float(acc[r]) * v_set1(word_float(b->scale[r * b->ld]));
 }
 
+enum { AHEAD = 4096 }; // bytes: what the hardware fetches ahead ends at each page
+
 // One panel times rows 0..m-1 at x; c is [m, VL], ldc apart.
 ALWAYS void panel_body(const struct cpu_form f, const enum cpu_mode mode, const int m,
                        const struct cpu_packed *p, const uint32_t *x, const unsigned char *w,
@@ -235,6 +237,7 @@ ALWAYS void panel_body(const struct cpu_form f, const enum cpu_mode mode, const 
         for (int i = 0; i < group; i++, w += block_bytes, b.words += steps) {
             const struct scales sc = scales_of(f, &head, w);
             b.w = w + skip;
+            for (size_t at = 0; at < block_bytes; at += 64) __builtin_prefetch(w + AHEAD + at);
             if (mode == MODE_INT8)
                 block_ints(f, m, &b, s);
             else

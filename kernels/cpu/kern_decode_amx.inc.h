@@ -57,6 +57,7 @@ ALWAYS void amx_unpack(const struct cpu_form f, struct amx_chunk *k, int n, int6
             *w += cpu_form_head(f) * VL;
         }
         const struct scales s = scales_of(f, head, *w);
+        for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(*w + AHEAD + line);
         k->d[i] = s.d;
         k->m[i] = s.m;
         UNROLL_STEPS

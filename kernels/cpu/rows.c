@@ -29,16 +29,44 @@ void cpu_embed(struct dev *dev, struct buf *y, const struct wt *table, const str
                  (int)id[bad]);
 }
 
+// What a row of an operation needs; each uses some of it.
+struct rows {
+    const struct cpu_dev *d;
+    struct buf *y;
+    const struct buf *x, *z;
+    const struct dev_norm *norm;
+    const struct dev_rope *rope;
+    enum act_kind act;
+    float by;
+};
+typedef void row_fn(void *rows, int64_t r, int thread);
+
+// Rows 0..n_row-1; `each` is a row's work. Equal shares of blocks, so that what one operation leaves in a
+// core's cache the next one finds there; in a step, by whoever has time.
+static void share(struct rows *o, int64_t n_row, int64_t each, row_fn *fn) {
+    if (o->d->pool != NULL) {
+        cpu_share(o->d, n_row * each, n_row, fn, o);
+        return;
+    }
+#pragma omp parallel for num_threads(cpu_team(o->d, n_row *each)) schedule(static)
+    for (int64_t r = 0; r < n_row; r++) fn(o, r, 0);
+}
+
+static void norm_row(void *rows, int64_t r, int thread) {
+    const struct rows *o = rows;
+    const struct dev_norm *p = o->norm;
+    const int64_t n = o->x->n_col / p->n_group;
+    const float *w = cpu_vector(p->weight, 0), *b = p->bias != NULL ? cpu_vector(p->bias, 0) : NULL;
+    (void)thread;
+    for (int g = 0; g < p->n_group; g++)
+        o->d->k->norm(cpu_row(o->y, r) + g * n, cpu_row(o->x, r) + g * n, w, b, n,
+                      p->kind == NORM_LAYER, (float)p->eps, (float)p->weight_offset);
+}
+
 void cpu_norm(struct dev *dev, struct buf *y, const struct buf *x, const struct dev_norm *p,
               int64_t n_row) {
-    struct cpu_dev *d = cpu_of(dev);
-    const int64_t n = x->n_col / p->n_group;
-    const float *w = cpu_vector(p->weight, 0), *b = p->bias != NULL ? cpu_vector(p->bias, 0) : NULL;
-#pragma omp parallel for num_threads(cpu_team(d, 16 * n_row * x->n_col)) schedule(static)
-    for (int64_t r = 0; r < n_row; r++)
-        for (int g = 0; g < p->n_group; g++)
-            d->k->norm(cpu_row(y, r) + g * n, cpu_row(x, r) + g * n, w, b, n, p->kind == NORM_LAYER,
-                       (float)p->eps, (float)p->weight_offset);
+    struct rows o = {.d = cpu_of(dev), .y = y, .x = x, .norm = p};
+    share(&o, n_row, 16 * x->n_col, norm_row);
 }
 
 void cpu_angles(struct dev *dev, struct buf *ang, const struct buf *pos, const double *freq,
@@ -58,12 +86,16 @@ void cpu_angles(struct dev *dev, struct buf *ang, const struct buf *pos, const d
         if (at[r] == at[r - 1]) memcpy(cpu_row(ang, r), cpu_row(ang, r - 1), ang->row_bytes);
 }
 
+static void rope_row(void *rows, int64_t r, int thread) {
+    const struct rows *o = rows;
+    (void)thread;
+    o->d->k->rope(cpu_row(o->y, r), cpu_row(o->x, r), cpu_row(o->z, r), o->rope);
+}
+
 void cpu_rope(struct dev *dev, struct buf *y, const struct buf *x, const struct buf *ang,
               const struct dev_rope *p, int64_t n_row) {
-    struct cpu_dev *d = cpu_of(dev);
-#pragma omp parallel for num_threads(cpu_team(d, 16 * n_row * x->n_col)) schedule(static)
-    for (int64_t r = 0; r < n_row; r++)
-        d->k->rope(cpu_row(y, r), cpu_row(x, r), cpu_row(ang, r), p);
+    struct rows o = {.d = cpu_of(dev), .y = y, .x = x, .z = ang, .rope = p};
+    share(&o, n_row, 16 * x->n_col, rope_row);
 }
 
 static void store_row(const struct cpu_dev *d, struct buf *kv, int64_t row, const float *x) {
@@ -90,27 +122,39 @@ void cpu_kv_store(struct dev *dev, struct buf *kv, const struct buf *x, const st
     }
 }
 
+static void act_row(void *rows, int64_t r, int thread) {
+    const struct rows *o = rows;
+    (void)thread;
+    o->d->k->act(cpu_row(o->y, r), cpu_row(o->x, r), o->z != NULL ? cpu_row(o->z, r) : NULL,
+                 o->y->n_col, o->act);
+}
+
 void cpu_act(struct dev *dev, struct buf *y, const struct buf *g, const struct buf *u,
              enum act_kind kind, int64_t n_row) {
-    struct cpu_dev *d = cpu_of(dev);
-#pragma omp parallel for num_threads(cpu_team(d, 32 * n_row * y->n_col)) schedule(static)
-    for (int64_t r = 0; r < n_row; r++)
-        d->k->act(cpu_row(y, r), cpu_row(g, r), u != NULL ? cpu_row(u, r) : NULL, y->n_col, kind);
+    struct rows o = {.d = cpu_of(dev), .y = y, .x = g, .z = u, .act = kind};
+    share(&o, n_row, 32 * y->n_col, act_row);
+}
+
+static void clip_row(void *rows, int64_t r, int thread) {
+    const struct rows *o = rows;
+    float *x = cpu_row(o->y, r);
+    (void)thread;
+    for (int64_t k = 0; k < o->y->n_col; k++)
+        x[k] = x[k] < -o->by ? -o->by : x[k] > o->by ? o->by : x[k];
 }
 
 void cpu_clip(struct dev *dev, struct buf *y, double most, int64_t n_row) {
-    struct cpu_dev *d = cpu_of(dev);
-    const float m = (float)most;
-#pragma omp parallel for num_threads(cpu_team(d, 4 * n_row * y->n_col)) schedule(static)
-    for (int64_t r = 0; r < n_row; r++) {
-        float *x = cpu_row(y, r);
-        for (int64_t k = 0; k < y->n_col; k++) x[k] = x[k] < -m ? -m : x[k] > m ? m : x[k];
-    }
+    struct rows o = {.d = cpu_of(dev), .y = y, .by = (float)most};
+    share(&o, n_row, 4 * y->n_col, clip_row);
+}
+
+static void add_row(void *rows, int64_t r, int thread) {
+    const struct rows *o = rows;
+    (void)thread;
+    o->d->k->add(cpu_row(o->y, r), cpu_row(o->x, r), o->by, o->y->n_col);
 }
 
 void cpu_add(struct dev *dev, struct buf *y, const struct buf *x, double scale, int64_t n_row) {
-    struct cpu_dev *d = cpu_of(dev);
-#pragma omp parallel for num_threads(cpu_team(d, 8 * n_row * y->n_col)) schedule(static)
-    for (int64_t r = 0; r < n_row; r++)
-        d->k->add(cpu_row(y, r), cpu_row(x, r), (float)scale, y->n_col);
+    struct rows o = {.d = cpu_of(dev), .y = y, .x = x, .by = (float)scale};
+    share(&o, n_row, 8 * y->n_col, add_row);
 }
