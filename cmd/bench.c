@@ -17,7 +17,7 @@ struct options {
     bool json;
 };
 
-static const char *const dtypes[] = {"auto", "f32", "bf16", NULL};
+static const char *const dtypes[] = {"auto", "f32", "bf16", "int8", NULL};
 
 #define AT(member) offsetof(struct options, member)
 static const struct cmd_option table[] = {
@@ -50,7 +50,7 @@ static const struct cmd_option table[] = {
      .kind = CMD_WORD,
      .words = dtypes,
      .offset = AT(dtype),
-     .help = "auto (default: as a job has it), f32 or bf16"},
+     .help = "auto (default: as a job has it), f32, bf16 or int8"},
     {.name = "json", .kind = CMD_FLAG, .offset = AT(json), .help = "as a JSON object"},
 };
 
@@ -83,11 +83,13 @@ static bool find_demo(char *path, size_t cap) {
 static enum status measure_peaks(struct cmd_bench *r, double seconds, struct err *e) {
     enum status st = OK;
     const double brief = seconds < 0.3 ? seconds : 0.3;
+    static const char *const names[] = {"f32", "bf16", "int8"};
     for (int i = 0; i < BENCH_PEAKS; i++) {
         struct bench_on on = r->on;
+        if (i >= 4 && on.gpu >= 0) break; // of the CPU only
         if (i % 2 == 0 && on.gpu < 0) on.n_thread = 1;
         if (i % 2 == 1 && (on.gpu >= 0 || on.n_thread == 1)) continue;
-        TRY(bench_peak(&r->peaks[r->n_peak], i < 2 ? DT_F32 : DT_BF16, &on, brief, e));
+        TRY(bench_peak(&r->peaks[r->n_peak], names[i / 2], &on, brief, e));
         r->n_peak++;
     }
 done:

@@ -5,12 +5,13 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
-// What products reach at most in the model's dtype and on all threads.
-static double limit_flops(const struct cmd_bench *r) {
+// What products reach at most in a dtype and on all threads.
+static double limit_flops(const struct cmd_bench *r, const char *dtype) {
     for (int i = 0; i < r->n_peak; i++) {
         const struct bench_peak *p = &r->peaks[i];
-        if (p->dtype == bench_dtype(r->bench) && p->n_thread == r->on.n_thread) return p->flops;
+        if (strcmp(p->dtype, dtype) == 0 && p->n_thread == r->on.n_thread) return p->flops;
     }
     return 0;
 }
@@ -22,7 +23,7 @@ static double flops_of(const struct bench_speed *s) {
 // Share of the peak, of `flops` a token in `seconds`.
 static double share(const struct cmd_bench *r, const struct bench_speed *s, double flops,
                     double seconds) {
-    return flops * (double)s->tokens / seconds / limit_flops(r);
+    return flops * (double)s->tokens / seconds / limit_flops(r, bench_dtype(r->bench));
 }
 
 // Bytes a second that the machine reads at most, on all threads.
@@ -38,7 +39,8 @@ static double limit_read(const struct cmd_bench *r) {
 // Share of the bound: reading what a step has to read, and then computing what it has to compute.
 static double share_of_bound(const struct cmd_bench *r, const struct bench_steps *s) {
     const double step = s->seconds * s->n_stream / (double)s->tokens;
-    return (s->read_bytes / limit_read(r) + s->flops / limit_flops(r)) / step;
+    const double flops = limit_flops(r, bench_step_dtype(r->bench));
+    return (s->read_bytes / limit_read(r) + s->flops / flops) / step;
 }
 
 /* ---- for machines ---- */
@@ -105,7 +107,8 @@ static void put_steps_json(struct sbuf *b, const struct cmd_bench *r) {
 static void put_model_json(struct sbuf *b, const struct cmd_bench *r) {
     cmd_text_json_str(b, "identity", model_identity(bench_model(r->bench)));
     cmd_text_json_int(b, "parameters", model_params(bench_model(r->bench)));
-    cmd_text_json_str(b, "dtype", dtype_name(bench_dtype(r->bench)));
+    cmd_text_json_str(b, "dtype", bench_dtype(r->bench));
+    cmd_text_json_str(b, "decoding_dtype", bench_step_dtype(r->bench));
     cmd_text_json_int(b, "span_tokens", bench_span_rows(r->bench));
     cmd_text_key(b, "scoring");
     put_speeds_json(b, r, r->speeds, r->n_speed, NULL);
@@ -130,7 +133,7 @@ void cmd_bench_json(struct sbuf *b, const struct cmd_bench *r) {
     for (int i = 0; i < r->n_peak; i++) {
         const struct bench_peak *p = &r->peaks[i];
         sbuf_puts(b, i == 0 ? "[{" : ",{");
-        cmd_text_json_str(b, "dtype", dtype_name(p->dtype));
+        cmd_text_json_str(b, "dtype", p->dtype);
         if (r->on.gpu < 0) cmd_text_json_int(b, "threads", p->n_thread);
         cmd_text_json_str(b, "device", p->device);
         cmd_text_json_num(b, "flops_per_second", p->flops);
@@ -168,7 +171,7 @@ static void put_peaks(struct sbuf *b, const struct cmd_bench *r) {
         }
     }
     for (int i = 0; i < r->n_peak; i += n) {
-        cell(&t, "%s products, GFLOP/s", dtype_name(r->peaks[i].dtype));
+        cell(&t, "%s products, GFLOP/s", r->peaks[i].dtype);
         for (int k = 0; k < n; k++) cell(&t, "%.1f", r->peaks[i + k].flops * 1e-9);
     }
     cmd_table_cell(&t, r->on.gpu < 0 ? "memory read, GB/s" : "memory copied, GB/s");
@@ -183,7 +186,7 @@ static void put_steps(struct sbuf *b, const struct cmd_bench *r) {
     struct cmd_table t = {.n_col = 4};
     struct sbuf text;
     sbuf_init(&text);
-    cmd_table_cell(&t, "writing on");
+    cell(&t, "writing on, %s", bench_step_dtype(r->bench));
     cmd_table_cell(&t, "tokens/s");
     cmd_table_cell(&t, "MB/step");
     cmd_table_cell(&t, "of bound");
@@ -260,7 +263,7 @@ void cmd_bench_people(struct sbuf *b, const struct cmd_bench *r) {
     cmd_out_printable(b, r->shape != NULL ? r->shape : r->path);
     sbuf_puts(b, r->shape != NULL ? ", made up: " : ": ");
     cmd_text_plural(b, model_params(bench_model(r->bench)), "parameter");
-    sbuf_printf(b, ", %s, ", dtype_name(bench_dtype(r->bench)));
+    sbuf_printf(b, ", %s, ", bench_dtype(r->bench));
     if (r->on.gpu < 0) {
         cmd_text_plural(b, r->on.n_thread, "thread");
     } else {

@@ -5,7 +5,7 @@
 #include "base/sbuf.h"
 #include "jobs/bench.h"
 
-enum { BENCH_SINKS = 4, BENCH_PEAKS = 4, BENCH_SIZES = 3 };
+enum { BENCH_SINKS = 4, BENCH_PEAKS = 6, BENCH_SIZES = 3 };
 
 static const int64_t bench_sizes[BENCH_SIZES] = {256, 1024, 4096}; /* of caches */
 static const int bench_streams[BENCH_SIZES] = {1, 8, 32};          /* under the second size */

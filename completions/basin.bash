@@ -57,13 +57,12 @@ _basin() {
     run--devices | score--devices | generate--devices | plan--devices) _basin_words 'auto cpu cuda cuda:0'; return ;;
     run--out | plan--out) _basin_files -d; return ;;
     score--mode | generate--mode) _basin_words 'sink window dense'; return ;;
-    score--dtype | generate--dtype) _basin_words 'auto f32 bf16 int8'; return ;;
+    score--dtype | generate--dtype | bench--dtype) _basin_words 'auto f32 bf16 int8'; return ;;
     generate--turn) _basin_words 'stream chunk room'; return ;;
     init--job) _basin_words 'score generate'; return ;;
     cat--format) _basin_words 'jsonl tsv openai'; return ;;
     bench--devices) _basin_words 'cpu cuda'; return ;;
     bench--shape) _basin_words 'stories260k stories15m smollm2-135m gemma3-270m smollm2-360m qwen2.5-0.5b gemma3-1b llama3-1b qwen2.5-1.5b smollm2-1.7b llama3-3b llama2-7b mistral-7b falcon-7b qwen2.5-7b llama3-8b qwen3-8b llama2-13b llama2-70b llama3-70b llama3-405b'; return ;;
-    bench--dtype) _basin_words 'auto f32 bf16'; return ;;
     esac
     if [[ $cur == -* ]]; then
         _basin_words "$options --help"

@@ -17,11 +17,12 @@ struct bench {
     struct model *model; /* owned, as everything below */
     struct dev *dev;
     struct model_on *mo;
-    struct dev *step_dev; /* NULL: steps run on dev */
+    struct dev *step_dev;
     struct model_on *step_mo;
     struct span *span;
     int64_t n_row;
-    int32_t *ids; /* [n_row + 1] */
+    int32_t *ids;                 /* [n_row + 1] */
+    const char *name, *step_name; /* static, or the caller's: dtypes of scoring and of writing */
     enum dtype dtype;
 };
 
@@ -53,12 +54,21 @@ static enum status open_device(struct dev **out, const struct bench_on *on,
     return E_DEVICE;
 }
 
-enum status bench_peak(struct bench_peak *out, enum dtype dtype, const struct bench_on *on,
+static bool is_int8(const char *dtype) {
+    return strcmp(dtype, "int8") == 0;
+}
+
+static struct dev_config config_of(const char *dtype) {
+    return (struct dev_config){.compute = strcmp(dtype, "f32") == 0 ? DT_F32 : DT_BF16,
+                               .int8 = is_int8(dtype)};
+}
+
+enum status bench_peak(struct bench_peak *out, const char *dtype, const struct bench_on *on,
                        double seconds, struct err *e) {
     enum status st = OK;
     struct dev *d = NULL;
     struct dev_peaks peaks;
-    const struct dev_config c = {.compute = dtype};
+    const struct dev_config c = config_of(dtype);
     TRY(open_device(&d, on, &c, e));
     TRY(dev_measure(d, seconds, &peaks, e));
     *out = (struct bench_peak){.dtype = dtype,
@@ -114,10 +124,11 @@ static enum status open_model(struct bench *b, const struct bench_config *c, str
     enum status st = OK;
     TRY(c->shape != NULL ? model_open_shape(&b->model, c->shape, 0, e)
                          : model_open(&b->model, c->model, e));
-    b->dtype = strcmp(c->dtype, "f32") == 0    ? DT_F32
-               : strcmp(c->dtype, "auto") == 0 ? session_auto_dtype(b->model)
-                                               : DT_BF16;
-    const struct dev_config how = {.compute = b->dtype, .int8 = strcmp(c->dtype, "int8") == 0};
+    const bool chosen = strcmp(c->dtype, "auto") == 0;
+    b->name = chosen ? dtype_name(session_auto_dtype(b->model)) : c->dtype;
+    b->step_name = chosen && c->on.gpu < 0 && session_auto_int8(b->model) ? "int8" : b->name;
+    const struct dev_config how = config_of(b->name);
+    b->dtype = how.compute;
     TRY(open_device(&b->dev, &c->on, &how, e));
     if (c->shape == NULL) goto done;
     TRY(check_memory(b, c, e));
@@ -138,13 +149,10 @@ enum status bench_open(struct bench **out, const struct bench_config *c, struct 
     b->n_row = c->n_row > 0 ? c->n_row : SESSION_ROWS;
     TRY(open_model(b, c, e));
     TRY(model_on_open(&b->mo, b->model, b->dev, e));
-    if (c->on.gpu < 0) {
-        const bool int8 = strcmp(c->dtype, "int8") == 0 ||
-                          (strcmp(c->dtype, "auto") == 0 && session_auto_int8(b->model));
-        const struct dev_config steps = {.compute = b->dtype, .purpose = DEV_STEPS, .int8 = int8};
-        TRY(open_device(&b->step_dev, &c->on, &steps, e));
-        TRY(model_on_open(&b->step_mo, b->model, b->step_dev, e));
-    }
+    struct dev_config steps = config_of(b->step_name);
+    steps.purpose = DEV_STEPS;
+    TRY(open_device(&b->step_dev, &c->on, &steps, e));
+    TRY(model_on_open(&b->step_mo, b->model, b->step_dev, e));
     TRY(span_open(&b->span, b->mo, b->n_row, e));
     TRY(mem_zalloc(&b->ids, (size_t)b->n_row + 1, sizeof *b->ids, e));
     // Which tokens they are does not matter to the speed, but rows of one token would share a
@@ -170,8 +178,12 @@ void bench_close(struct bench *b) {
     mem_free(b);
 }
 
-enum dtype bench_dtype(const struct bench *b) {
-    return b->dtype;
+const char *bench_dtype(const struct bench *b) {
+    return b->name;
+}
+
+const char *bench_step_dtype(const struct bench *b) {
+    return b->step_name;
 }
 
 const struct model *bench_model(const struct bench *b) {
@@ -302,10 +314,6 @@ static double matrix_bytes(const struct bench *b) {
     return sum;
 }
 
-static const struct model_on *step_model(const struct bench *b) {
-    return b->step_mo != NULL ? b->step_mo : b->mo;
-}
-
 // Fills every slot; `how` lives as long as the streams.
 static enum status fill_streams(struct bench *b, struct stream *engine, const struct cache *c,
                                 const struct stream_how *how, struct err *e) {
@@ -313,7 +321,7 @@ static enum status fill_streams(struct bench *b, struct stream *engine, const st
     struct stream_past *past = NULL;
     int slot = 0;
     for (int i = 0; stream_room(engine) > 0; i++) {
-        TRY(stream_past_open(&past, step_model(b), how, e));
+        TRY(stream_past_open(&past, b->step_mo, how, e));
         const struct stream_entry in = {
             .cache = c, .past = &past, .how = how, .ids = b->ids + i % b->n_row, .n = 1};
         TRY(stream_enter(engine, &in, &slot, e));
@@ -338,7 +346,7 @@ enum status bench_steps(struct bench *b, int n_stream, int64_t n_sink, int64_t n
     *out = (struct bench_steps){.n_stream = n_stream, .n_sink = n_sink, .n_win = n_win};
     TRY(cache_open(&c, b->mo, &rule, e));
     while (cache_pos(c) <= n_sink + n_win) TRY(once(&t, e));
-    TRY(stream_open(&engine, step_model(b), &sc, e));
+    TRY(stream_open(&engine, b->step_mo, &sc, e));
     TRY(fill_streams(b, engine, c, &how, e));
     count_flops(b, &rule, cache_pos(c), 1, flops);
     out->flops = n_stream * (flops[DEV_LINEAR] + flops[DEV_ATTEND] + flops[DEV_HEAD]);

@@ -17,14 +17,14 @@ enum status bench_parse_device(const char *name, int *gpu, struct err *e) WARN_U
 
 /* Limits of a device for one dtype and number of threads. */
 struct bench_peak {
-    enum dtype dtype; /* DT_F32 or DT_BF16 */
+    const char *dtype; /* "f32", "bf16" or "int8"; static */
     int n_thread;
     char device[96]; /* for people */
     double flops;    /* operations a second, a multiply-add counts two */
     double read_bytes;
 };
 /* Measures for about `seconds` each. Errors: E_UNSUPPORTED (instruction set), E_DEVICE (no such GPU), E_NOMEM. */
-enum status bench_peak(struct bench_peak *out, enum dtype dtype, const struct bench_on *on,
+enum status bench_peak(struct bench_peak *out, const char *dtype, const struct bench_on *on,
                        double seconds, struct err *e) WARN_UNUSED;
 
 /* Scoring with a full cache of S + W tokens. */
@@ -43,7 +43,7 @@ struct bench; /* opaque: a model on the device, as `basin run` opens it */
 struct bench_config {
     const char *model; /* a path, or NULL: */
     const char *shape; /* made-up weights of a known model's dimensions */
-    const char *dtype; /* "auto" (as a job has it), "f32" or "bf16" */
+    const char *dtype; /* "auto" (as a job has it), "f32", "bf16" or "int8" */
     struct bench_on on;
     int64_t n_row;       /* of a span; 0: as a run has it */
     int64_t memory_left; /* 0: what the device says */
@@ -52,7 +52,9 @@ struct bench_config {
  * memory there is, which is said before any is taken. */
 enum status bench_open(struct bench **out, const struct bench_config *c, struct err *e) WARN_UNUSED;
 void bench_close(struct bench *b);
-enum dtype bench_dtype(const struct bench *b);
+/* "f32", "bf16" or "int8", of scoring and of writing. */
+const char *bench_dtype(const struct bench *b);
+const char *bench_step_dtype(const struct bench *b);
 const struct model *bench_model(const struct bench *b);
 const char *bench_device(const struct bench *b); /* for people */
 int64_t bench_span_rows(const struct bench *b);
