@@ -41,77 +41,29 @@ void cpu_share(const struct cpu_dev *d, int64_t work, int64_t n,
     for (int64_t i = 0; i < n; i++) fn(ctx, i, omp_get_thread_num());
 }
 
-static const struct dev_ops cpu_ops = {
-    .kind = "cpu",
-    .close = cpu_close,
-    .sync = dev_host_sync,
-    .times = dev_host_times,
-    .measure = cpu_measure,
-    .buf_alloc = dev_host_buf_alloc,
-    .buf_release = dev_host_buf_release,
-    .write = dev_host_write,
-    .read = dev_host_read,
-    .wt_prepare = cpu_wt_prepare,
-    .wt_release = cpu_wt_release,
-    .wt_drop = cpu_wt_release,
-    .embed = cpu_embed,
-    .norm = cpu_norm,
-    .linear = cpu_linear,
-    .angles = cpu_angles,
-    .rope = cpu_rope,
-    .kv_store = cpu_kv_store,
-    .attend = cpu_attend,
-    .act = cpu_act,
-    .add = cpu_add,
-    .mlp = cpu_mlp,
-    .clip = cpu_clip,
-    .head = cpu_head,
-    .sample = cpu_sample,
-    .similar = cpu_similar,
-    .copy = dev_host_copy,
-    .copy_peer = dev_host_copy_peer,
-    .fetch = dev_host_copy_peer,
-    .event_open = dev_host_event_open,
-    .event_close = dev_host_event_close,
-    .event_record = dev_host_event_record,
-    .event_wait = dev_host_event_wait,
-};
+// What does not depend on how matrices are kept.
+#define CPU_OPS                                                                                    \
+    .kind = "cpu", .close = cpu_close, .sync = dev_host_sync, .times = dev_host_times,             \
+    .measure = cpu_measure, .buf_alloc = dev_host_buf_alloc, .buf_release = dev_host_buf_release,  \
+    .write = dev_host_write, .read = dev_host_read, .wt_release = cpu_wt_release,                  \
+    .wt_drop = cpu_wt_release, .embed = cpu_embed, .norm = cpu_norm, .angles = cpu_angles,         \
+    .rope = cpu_rope, .kv_store = cpu_kv_store, .act = cpu_act, .add = cpu_add, .clip = cpu_clip,  \
+    .sample = cpu_sample, .similar = cpu_similar, .copy = dev_host_copy,                           \
+    .copy_peer = dev_host_copy_peer, .fetch = dev_host_copy_peer,                                  \
+    .event_open = dev_host_event_open, .event_close = dev_host_event_close,                        \
+    .event_record = dev_host_event_record, .event_wait = dev_host_event_wait
 
-// Matrices as they are stored, and kernels for few rows; the rest is the same.
-static const struct dev_ops cpu_step_ops = {
-    .kind = "cpu",
-    .close = cpu_close,
-    .sync = dev_host_sync,
-    .times = dev_host_times,
-    .measure = cpu_measure,
-    .buf_alloc = dev_host_buf_alloc,
-    .buf_release = dev_host_buf_release,
-    .write = dev_host_write,
-    .read = dev_host_read,
-    .wt_prepare = cpu_decode_prepare,
-    .wt_release = cpu_wt_release,
-    .wt_drop = cpu_wt_release,
-    .embed = cpu_embed,
-    .norm = cpu_norm,
-    .linear = cpu_decode_linear,
-    .angles = cpu_angles,
-    .rope = cpu_rope,
-    .kv_store = cpu_kv_store,
-    .attend = cpu_decode_attend,
-    .act = cpu_act,
-    .add = cpu_add,
-    .clip = cpu_clip,
-    .head = cpu_decode_head,
-    .sample = cpu_sample,
-    .similar = cpu_similar,
-    .copy = dev_host_copy,
-    .copy_peer = dev_host_copy_peer,
-    .fetch = dev_host_copy_peer,
-    .event_open = dev_host_event_open,
-    .event_close = dev_host_event_close,
-    .event_record = dev_host_event_record,
-    .event_wait = dev_host_event_wait,
-};
+static const struct dev_ops cpu_ops = {CPU_OPS,
+                                       .wt_prepare = cpu_wt_prepare,
+                                       .linear = cpu_linear,
+                                       .attend = cpu_attend,
+                                       .mlp = cpu_mlp,
+                                       .head = cpu_head};
+
+// Matrices as they are stored, and kernels for few rows.
+static const struct dev_ops cpu_step_ops = {CPU_OPS, .wt_prepare = cpu_decode_prepare,
+                                            .linear = cpu_decode_linear,
+                                            .attend = cpu_decode_attend, .head = cpu_decode_head};
 
 // These AMX kernels multiply bf16 only: an f32 run is AVX-512's.
 static const struct cpu_kernels *kernels_of(const struct dev_config *c) {
